@@ -1,0 +1,2 @@
+//! The command `kho`.
+fn main() {}

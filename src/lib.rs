@@ -1,0 +1,39 @@
+//! Hand a running program's memory, files and typed state to its successor.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![warn(
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::as_conversions,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
+extern crate alloc;
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("kho is for 64-bit machines: Linux hands over only there");
+
+#[cfg(all(feature = "std", not(target_os = "linux")))]
+compile_error!("the feature `std` of kho is for Linux: it uses memfd, execveat and SCM_RIGHTS");
+
+pub mod abi;
+pub mod block;
+pub mod compat;
+pub mod fdt;
+pub mod mem;
+mod num;
+pub mod radix;
+pub mod report;
+pub mod vmalloc;

@@ -1,0 +1,145 @@
+//! Memory by physical address: the types of addresses, and the traits of what can be read and allocated.
+//!
+//! [`Memory`] copies, it does not lend: so an arena, a dump, `/proc/kcore`, guest memory and a firmware's identity map
+//! all fit, and what is checked cannot change afterwards. [`Frames`] adds blocks of pages that can be allocated,
+//! written and freed. "Physical" means whatever space the handover uses: the machine's, or that of an arena.
+
+mod addr;
+mod alloc;
+mod bits;
+mod geometry;
+mod ram;
+
+use core::fmt;
+
+pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
+pub use alloc::{Frame, FrameAllocator};
+pub use bits::Bits;
+pub use geometry::Geometry;
+pub use ram::Ram;
+
+use crate::report::{Code, Fault};
+
+/// Why memory could not be read, written or allocated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemError {
+    /// Not (wholly) inside the memory that there is.
+    #[error("{at} + {len:#x} bytes is outside the memory that was handed over")]
+    Outside {
+        /// First byte that was asked for.
+        at: PhysAddr,
+        /// How many bytes were asked for.
+        len: u64,
+    },
+    /// The system refused to read or write.
+    #[error("{at} + {len:#x} bytes: {reason}")]
+    Io {
+        /// First byte that was asked for.
+        at: PhysAddr,
+        /// How many bytes were asked for.
+        len: u64,
+        /// The system's own words.
+        reason: ::alloc::string::String,
+    },
+    /// No free block of that order is left.
+    #[error("no free block of order {order} is left")]
+    Exhausted {
+        /// The order that was asked for.
+        order: Order,
+    },
+    /// A block that is not there to be taken: free, or taken already, or of another memory.
+    #[error("{folio} is not a block that can be taken or written here")]
+    NotHeld {
+        /// The block.
+        folio: Folio,
+    },
+}
+
+impl From<MemError> for Fault {
+    fn from(error: MemError) -> Fault {
+        match &error {
+            MemError::Outside { at, len } => Fault::new(Code::Outside)
+                .address(at.get())
+                .found(format_args!("{len:#x} bytes outside the memory that was handed over")),
+            MemError::Io { at, len, reason } => {
+                Fault::new(Code::Io).address(at.get()).found(format_args!("{len:#x} bytes: {reason}"))
+            }
+            MemError::Exhausted { .. } => Fault::new(Code::Exhausted).found(&error),
+            MemError::NotHeld { .. } => Fault::new(Code::Refused).found(&error),
+        }
+    }
+}
+
+/// Memory that can be read by physical address.
+pub trait Memory {
+    /// The page size of the machine that this memory comes from. Nothing in the data says it.
+    fn geometry(&self) -> Geometry;
+
+    /// The ranges that can be read, sorted and disjoint.
+    fn extents(&self) -> &[PhysRange];
+
+    /// Copies the bytes from `at` on into `to`, all of them or none.
+    ///
+    /// # Errors
+    /// [`MemError::Outside`] when a byte is in no extent, [`MemError::Io`] when the source refuses.
+    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError>;
+}
+
+/// Memory in which blocks of pages can be allocated, written and freed.
+///
+/// A block that is held is a [`Frame`]; only its holder can write it, and it cannot be copied.
+pub trait Frames: Memory {
+    /// Allocates a block of `1 << order` pages, aligned to its own size. Its contents are zero.
+    ///
+    /// # Errors
+    /// [`MemError::Exhausted`] when none is left.
+    fn alloc(&mut self, order: Order) -> Result<Frame, MemError>;
+
+    /// Gives a block back. A frame of another memory is dropped without effect.
+    fn free(&mut self, frame: Frame);
+
+    /// Writes into a block, `offset` bytes from its start.
+    ///
+    /// # Errors
+    /// [`MemError::Outside`] when the bytes do not fit into the block, [`MemError::NotHeld`] when the frame is of
+    /// another memory, [`MemError::Io`] when the system refuses.
+    fn write(&mut self, frame: &Frame, offset: u64, bytes: &[u8]) -> Result<(), MemError>;
+}
+
+/// Memory that came from a predecessor: blocks that it preserved can be taken over, each once.
+pub trait Claim: Frames {
+    /// Takes over a block that the predecessor preserved.
+    ///
+    /// # Errors
+    /// [`MemError::NotHeld`] when no such block was preserved, or it was taken already.
+    fn claim(&mut self, folio: Folio) -> Result<Frame, MemError>;
+}
+
+impl<M: Memory + ?Sized> Memory for &M {
+    fn geometry(&self) -> Geometry {
+        (**self).geometry()
+    }
+    fn extents(&self) -> &[PhysRange] {
+        (**self).extents()
+    }
+    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
+        (**self).read(at, to)
+    }
+}
+
+/// Reads one wire structure.
+///
+/// # Errors
+/// As [`Memory::read`].
+pub fn read_wire<T: crate::abi::Wire>(memory: &dyn Memory, at: PhysAddr) -> Result<T, MemError> {
+    let mut value = T::new_zeroed();
+    memory.read(at, value.as_mut_bytes())?;
+    Ok(value)
+}
+
+impl fmt::Debug for dyn Memory + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("geometry", &self.geometry()).field("extents", &self.extents()).finish()
+    }
+}

@@ -1,0 +1,20 @@
+//! Lossless conversions between the widths that a 64-bit machine has, in one place.
+//!
+//! The rest of the library denies `as`: a conversion that could lose bits must be a `try_from` that somebody answers
+//! for. These cannot, because `lib.rs` refuses to compile for anything but 64-bit pointers.
+#![allow(clippy::as_conversions)]
+
+/// A length or an index as the wire has it.
+pub(crate) const fn u64_of(n: usize) -> u64 {
+    n as u64
+}
+
+/// A count from the wire as an index of this machine.
+pub(crate) const fn usize_of(n: u64) -> usize {
+    n as usize
+}
+
+/// A small count as an index.
+pub(crate) const fn index_of(n: u32) -> usize {
+    n as usize
+}

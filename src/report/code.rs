@@ -1,0 +1,156 @@
+//! The stable codes, and what each of them means.
+
+use core::fmt;
+
+/// What kind of trouble a finding is. Follows from its [`Code`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+pub enum Class {
+    /// Both sides are well; they do not speak the same version.
+    Mismatch,
+    /// The data contradicts itself or its own format.
+    Corrupt,
+    /// Valid, but more than this reader, machine or format can do.
+    Unsupported,
+    /// Memory that has no owner, two owners, or an owner who never preserved it.
+    Ownership,
+    /// The source could not be read, or the system refused: nothing is known of the data.
+    Access,
+}
+
+/// Whether a finding stops a handover. Follows from its [`Code`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+pub enum Severity {
+    /// The plan refuses.
+    Error,
+    /// Told, and no reason to refuse.
+    Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        })
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$meta:meta])* $variant:ident = $text:literal, $class:ident, $severity:ident, $about:literal;)*) => {
+        /// What is wrong, as a word that never changes its meaning. New codes may be added.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+        #[non_exhaustive]
+        pub enum Code {
+            $(#[doc = $about] $(#[$meta])* #[cfg_attr(feature = "serde", serde(rename = $text))] $variant,)*
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Code] = &[$(Code::$variant),*];
+
+            /// The word itself, as it is printed and as JSON has it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Code::$variant => $text),* }
+            }
+
+            /// What kind of trouble it is.
+            #[must_use]
+            pub const fn class(self) -> Class {
+                match self { $(Code::$variant => Class::$class),* }
+            }
+
+            /// Whether it stops a handover.
+            #[must_use]
+            pub const fn severity(self) -> Severity {
+                match self { $(Code::$variant => Severity::$severity),* }
+            }
+
+            /// One line for people.
+            #[must_use]
+            pub const fn about(self) -> &'static str {
+                match self { $(Code::$variant => $about),* }
+            }
+        }
+    };
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+codes! {
+    // Reading memory, files and descriptors.
+    Outside = "outside", Corrupt, Error, "an address that is not in the memory that was handed over";
+    Unaligned = "unaligned", Corrupt, Error, "an address that must be aligned to its page or folio and is not";
+    TooLarge = "too-large", Corrupt, Error, "a number, address or total beyond what the format can mean";
+    Io = "io", Access, Error, "the source could not be read or written";
+    Exhausted = "exhausted", Access, Error, "no free memory of that order is left";
+    Truncated = "truncated", Corrupt, Error, "the data ends before the structure does";
+    Reserved = "reserved", Corrupt, Error, "a reserved field that must be zero is not";
+    Text = "text", Corrupt, Error, "a name or string that is empty, not terminated or not text";
+    ForeignEndian = "foreign-endian", Unsupported, Error, "written by a big-endian machine";
+    Refused = "refused", Unsupported, Error, "this writer does not write such a thing, because a reader would trip over it";
+
+    // Device trees.
+    FdtHeader = "fdt-header", Corrupt, Error, "not a flattened device tree, or a header that contradicts itself";
+    FdtStructure = "fdt-structure", Corrupt, Error, "the structure block of a device tree is broken";
+    FdtName = "fdt-name", Corrupt, Error, "a node or property name that a device tree cannot have";
+    FdtDuplicate = "fdt-duplicate", Corrupt, Error, "two nodes or properties of one parent have the same name";
+    FdtUnitAddress = "fdt-unit-address", Corrupt, Error, "a node NAME@ADDRESS that Linux would take for NAME";
+    FdtDepth = "fdt-depth", Unsupported, Error, "a device tree nested deeper than this reader follows";
+
+    // The root of the handover.
+    NoHandover = "no-handover", Corrupt, Error, "no handover is there";
+    PropertyMissing = "property-missing", Corrupt, Error, "a property that must be there is not";
+    PropertySize = "property-size", Corrupt, Error, "a property of another size than its type has";
+
+    // Who understands what.
+    CompatMissing = "compat-missing", Corrupt, Error, "nothing says which layout this is";
+    CompatSyntax = "compat-syntax", Corrupt, Error, "a compatibility string that is not NAME-vNUMBER";
+    CompatOrder = "compat-order", Corrupt, Error, "a composite that is not unique and sorted behind its owner";
+    VersionOlder = "version-older", Mismatch, Error, "written in an older version than this reader takes";
+    VersionNewer = "version-newer", Mismatch, Error, "written in a newer version than this reader takes";
+    ComponentUnknown = "component-unknown", Mismatch, Error, "a required component that nobody here understands";
+    ComponentDropped = "component-dropped", Mismatch, Warning, "an optional component that nobody here understands";
+    ComponentMissing = "component-missing", Mismatch, Error, "a component that the successor needs is not in the handover";
+    ComponentUnlisted = "component-unlisted", Mismatch, Error, "a layout that the data uses is not in the node's list, or the other way round";
+
+    // Radix tree.
+    RadixKey = "radix-key", Corrupt, Error, "a bit of the tree that stands for no page and order";
+    RadixShared = "radix-shared", Corrupt, Error, "a page of the tree that has two parents, or is its own ancestor";
+    PreservedTwice = "preserved-twice", Corrupt, Error, "a page that two preserved blocks contain";
+
+    // vmalloc and block sets.
+    VmallocFlags = "vmalloc-flags", Unsupported, Error, "flags of a vmalloc area that nobody knows";
+    VmallocPages = "vmalloc-pages", Corrupt, Error, "total_pages that disagrees with the addresses in the chunks";
+    ListCycle = "list-cycle", Corrupt, Error, "a list of pages that comes back to a page it had";
+    ListLong = "list-long", Unsupported, Error, "a list of more pages than a reader follows";
+    BlockCount = "block-count", Corrupt, Error, "a block whose count is zero or beyond its capacity";
+
+    // Ownership.
+    NotPreserved = "not-preserved", Ownership, Error, "memory that a node owns and nobody preserved";
+    PreservedOtherwise = "preserved-otherwise", Ownership, Error, "memory that was preserved in other blocks than its owner restores";
+    OwnedTwice = "owned-twice", Ownership, Error, "memory that two owners claim";
+    Unowned = "unowned", Ownership, Warning, "preserved memory that nobody owns";
+    MemDisagrees = "mem-disagrees", Ownership, Error, "the `mem` of a node is not what its data uses";
+    ScratchOverlap = "scratch-overlap", Ownership, Error, "preserved memory in a scratch area, where the next kernel allocates";
+
+    // memfd, kho_test, files.
+    Checksum = "checksum", Corrupt, Error, "the bytes are not those that were handed over";
+    Magic = "magic", Corrupt, Error, "a magic number that is another one";
+    MemfdSeals = "memfd-seals", Unsupported, Error, "seals that a memfd cannot be restored with";
+    MemfdSize = "memfd-size", Corrupt, Error, "a memfd whose size, folios and positions disagree";
+    MemfdIndex = "memfd-index", Corrupt, Error, "a folio of a memfd at an impossible index";
+    FolioFlags = "folio-flags", Unsupported, Error, "flags of a folio that nobody knows";
+    TokenDuplicate = "token-duplicate", Corrupt, Error, "two files under one token";
+    TokenMissing = "token-missing", Corrupt, Error, "no file came with that token";
+    FileIdentity = "file-identity", Corrupt, Error, "a descriptor that is not the file that was handed over";
+    FileKind = "file-kind", Unsupported, Error, "a kind of file that cannot be handed over";
+    FileDuplicate = "file-duplicate", Unsupported, Error, "one file under two tokens: it would be restored twice";
+}
