@@ -13,7 +13,7 @@ mod ram;
 use core::fmt;
 
 pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
-pub use alloc::{Frame, FrameAllocator};
+pub use alloc::{Frame, FrameAllocator, Unclaimed};
 pub use bits::Bits;
 pub use geometry::Geometry;
 pub use ram::Ram;
@@ -48,6 +48,14 @@ pub enum MemError {
         /// The order that was asked for.
         order: Order,
     },
+    /// Memory that the predecessor did not preserve: whatever is there now means nothing.
+    #[error("{at} + {len:#x} bytes was not preserved")]
+    NotPreserved {
+        /// First byte that was asked for.
+        at: PhysAddr,
+        /// How many bytes were asked for.
+        len: u64,
+    },
     /// A block that is not there to be taken: free, or taken already, or of another memory.
     #[error("{folio} is not a block that can be taken or written here")]
     NotHeld {
@@ -62,6 +70,9 @@ impl From<MemError> for Fault {
             MemError::Outside { at, len } => Fault::new(Code::Outside)
                 .address(at.get())
                 .found(format_args!("{len:#x} bytes outside the memory that was handed over")),
+            MemError::NotPreserved { at, len } => Fault::new(Code::NotPreserved)
+                .address(at.get())
+                .found(format_args!("{len:#x} bytes that nobody preserved")),
             MemError::Io { at, len, reason } => {
                 Fault::new(Code::Io).address(at.get()).found(format_args!("{len:#x} bytes: {reason}"))
             }
@@ -96,6 +107,9 @@ pub trait Frames: Memory {
     /// [`MemError::Exhausted`] when none is left.
     fn alloc(&mut self, order: Order) -> Result<Frame, MemError>;
 
+    /// Whether the frame is of this memory.
+    fn holds(&self, frame: &Frame) -> bool;
+
     /// Gives a block back. A frame of another memory is dropped without effect.
     fn free(&mut self, frame: Frame);
 
@@ -109,11 +123,28 @@ pub trait Frames: Memory {
 
 /// Memory that came from a predecessor: blocks that it preserved can be taken over, each once.
 pub trait Claim: Frames {
+    /// Rebuilds what is free and what can be claimed: `preserved` blocks can be claimed, `nodes` (the pages of the radix
+    /// tree) stay as they are until [`Claim::release_rest`], and all other pages are free.
+    ///
+    /// May be called again, when a restore failed: all frames that were claimed or allocated since are void then, and
+    /// nothing that the predecessor preserved has changed.
+    ///
+    /// # Errors
+    /// [`MemError::Outside`] when a block is not in this memory.
+    fn admit(
+        &mut self,
+        preserved: &mut dyn Iterator<Item = Folio>,
+        nodes: &mut dyn Iterator<Item = PageRange>,
+    ) -> Result<(), MemError>;
+
     /// Takes over a block that the predecessor preserved.
     ///
     /// # Errors
     /// [`MemError::NotHeld`] when no such block was preserved, or it was taken already.
     fn claim(&mut self, folio: Folio) -> Result<Frame, MemError>;
+
+    /// Frees what nobody claimed, and the pages of the tree; how many preserved pages nobody claimed.
+    fn release_rest(&mut self) -> u64;
 }
 
 impl<M: Memory + ?Sized> Memory for &M {

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use super::{
     Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange,
+    Unclaimed,
 };
 use crate::num::{u64_of, usize_of};
 
@@ -26,6 +27,7 @@ use crate::num::{u64_of, usize_of};
 #[derive(Debug)]
 pub struct Ram {
     frames: FrameAllocator,
+    unclaimed: Unclaimed,
     extents: [PhysRange; 1],
     /// The pages that were written, by page number.
     pages: BTreeMap<u64, Vec<u8>>,
@@ -35,7 +37,12 @@ impl Ram {
     /// All pages are free and zero.
     #[must_use]
     pub fn new(geometry: Geometry, window: PageRange) -> Self {
-        Ram { frames: FrameAllocator::new(geometry, window), extents: [window.bytes(geometry)], pages: BTreeMap::new() }
+        Ram {
+            frames: FrameAllocator::new(geometry, window),
+            unclaimed: Unclaimed::default(),
+            extents: [window.bytes(geometry)],
+            pages: BTreeMap::new(),
+        }
     }
 
     /// Writes anywhere inside the window, whoever holds the pages: for images made by hand.
@@ -122,6 +129,10 @@ impl Frames for Ram {
         Ok(frame)
     }
 
+    fn holds(&self, frame: &Frame) -> bool {
+        self.frames.holds(frame)
+    }
+
     fn free(&mut self, frame: Frame) {
         self.frames.free(frame);
     }
@@ -141,9 +152,22 @@ impl Frames for Ram {
 }
 
 impl Claim for Ram {
-    /// An image in ordinary memory has no predecessor that it could outlive: what is allocated is what can be claimed.
+    fn admit(
+        &mut self,
+        preserved: &mut dyn Iterator<Item = Folio>,
+        nodes: &mut dyn Iterator<Item = PageRange>,
+    ) -> Result<(), MemError> {
+        (self.frames, self.unclaimed) =
+            Unclaimed::admit(self.frames.geometry(), self.frames.window(), preserved, nodes)?;
+        Ok(())
+    }
+
     fn claim(&mut self, folio: Folio) -> Result<Frame, MemError> {
-        Ok(self.frames.adopt(folio))
+        self.unclaimed.claim(&self.frames, folio)
+    }
+
+    fn release_rest(&mut self) -> u64 {
+        self.unclaimed.release(&mut self.frames)
     }
 }
 
