@@ -21,6 +21,7 @@ pub mod liveupdate;
 pub mod luo;
 pub mod memblock;
 pub mod memfd;
+pub mod payload;
 pub mod radix;
 pub mod vmalloc;
 
@@ -45,6 +46,8 @@ pub const LAYOUTS: &[&Layout] = &[
     luo::Flb::LAYOUT,
     memfd::Memfd::LAYOUT,
     memfd::Folio::LAYOUT,
+    payload::Records::LAYOUT,
+    payload::Array::LAYOUT,
     vmalloc::Descriptor::LAYOUT,
     vmalloc::ChunkHeader::LAYOUT,
 ];

@@ -174,3 +174,13 @@ impl fmt::Debug for dyn Memory + '_ {
         f.debug_struct("Memory").field("geometry", &self.geometry()).field("extents", &self.extents()).finish()
     }
 }
+
+/// Memory whose bytes can be copied into a file.
+#[cfg(feature = "std")]
+pub trait Pour: Memory {
+    /// Copies `len` bytes from `at` on to `offset` of the file.
+    ///
+    /// # Errors
+    /// As [`Memory::read`]; [`MemError::Io`] when the file cannot be written.
+    fn pour(&self, at: PhysAddr, len: u64, file: std::os::fd::BorrowedFd<'_>, offset: u64) -> Result<(), MemError>;
+}

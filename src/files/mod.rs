@@ -1,0 +1,216 @@
+//! Open files by the user's token: what travels beside the memory    kho-files-v1
+//!
+//! A descriptor travels as a descriptor; nothing of its contents is copied. The node `files` records what each file
+//! *is* (device, inode, size, seals, position, flags), and the plan of the successor holds the descriptors that came
+//! against it: a memfd that was swapped for another file stops the handover before anything is restored.
+
+mod identity;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::vec::Vec;
+
+use zerocopy::IntoBytes as _;
+
+use crate::abi;
+use crate::abi::files::{COMPAT, Record, Table};
+use crate::block;
+use crate::compat::CompatList;
+use crate::handover::{Blob, Check, Component, Home, Node, Preserve, Scope};
+use crate::mem::Memory;
+use crate::num::u64_of;
+use crate::report::{Code, Fault};
+
+/// What the node is made of.
+pub const MADE_OF: CompatList<'static> = CompatList::new(COMPAT, &[abi::block::COMPAT]);
+
+/// A file that was not taken, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{fault}")]
+pub struct Rejected {
+    /// Why.
+    pub fault: Fault,
+    /// The file, open as before.
+    pub file: OwnedFd,
+}
+
+/// Open files by token.
+#[derive(Debug, Default)]
+pub struct Files {
+    held: BTreeMap<u64, OwnedFd>,
+    /// Device and inode of the files that were added, and their token.
+    inodes: BTreeMap<(u64, u64), u64>,
+}
+
+impl Files {
+    /// No files.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a file that is to be handed over. Today these are memfds.
+    ///
+    /// # Errors
+    /// [`Code::TokenDuplicate`] for a token that is taken, [`Code::FileDuplicate`] for a file that has a token already
+    /// (it would be restored twice), [`Code::FileKind`] for anything that is no memfd. The file comes back.
+    pub fn add(&mut self, token: u64, file: OwnedFd) -> Result<(), Rejected> {
+        match self.fits(token, file.as_fd()) {
+            Ok(inode) => {
+                self.inodes.insert(inode, token);
+                self.held.insert(token, file);
+                Ok(())
+            }
+            Err(fault) => Err(Rejected { fault: fault.within(&format!("files[{token:#x}]")), file }),
+        }
+    }
+
+    fn fits(&self, token: u64, file: BorrowedFd<'_>) -> Result<(u64, u64), Fault> {
+        if self.held.contains_key(&token) {
+            return Err(Fault::new(Code::TokenDuplicate).item("token").found("a token that is taken"));
+        }
+        let new = identity::record(token, file)?;
+        let inode = (new.device.get(), new.inode.get());
+        match self.inodes.get(&inode) {
+            None => Ok(inode),
+            Some(other) => Err(Fault::new(Code::FileDuplicate)
+                .item("inode")
+                .found(format_args!("inode {}, which has the token {other:#x} already", new.inode))),
+        }
+    }
+
+    /// The files as a transport received them, unchecked: the plan checks them.
+    #[must_use]
+    pub fn received(files: impl IntoIterator<Item = (u64, OwnedFd)>) -> Self {
+        Files { held: files.into_iter().collect(), inodes: BTreeMap::new() }
+    }
+
+    /// The file of that token.
+    #[must_use]
+    pub fn get(&self, token: u64) -> Option<BorrowedFd<'_>> {
+        self.held.get(&token).map(AsFd::as_fd)
+    }
+
+    /// Takes the file of that token.
+    pub fn take(&mut self, token: u64) -> Option<OwnedFd> {
+        self.inodes.retain(|_, held| *held != token);
+        self.held.remove(&token)
+    }
+
+    /// All files, by ascending token.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
+        self.held.iter().map(|(token, file)| (*token, file.as_fd()))
+    }
+
+    /// How many files.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// What the files are, to be written as the node `files`.
+    ///
+    /// # Errors
+    /// When a file cannot be looked at any more.
+    pub fn records(&self) -> Result<FileRecords, Fault> {
+        let records = self.iter().map(|(token, file)| {
+            identity::record(token, file).map_err(|fault| fault.within(&format!("files[{token:#x}]")))
+        });
+        Ok(FileRecords(records.collect::<Result<_, _>>()?))
+    }
+}
+
+/// Memory that files travel beside.
+pub trait Beside {
+    /// The files that travel with it.
+    fn files(&self) -> &Files;
+    /// The same, to take them.
+    fn files_mut(&mut self) -> &mut Files;
+}
+
+/// What files are, without the files.
+#[derive(Clone, Debug)]
+pub struct FileRecords(Vec<Record>);
+
+impl<M: Home> Preserve<M> for FileRecords {
+    fn compat(&self) -> CompatList<'static> {
+        MADE_OF
+    }
+
+    fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
+        let mut set = block::BlockSet::new();
+        set.append(&self.0);
+        let stored = set.store(scope)?;
+        let table = Table { records: stored.first.get().into(), count: u64_of(self.0.len()).into() };
+        scope.blob(table.as_bytes())
+    }
+}
+
+/// Restores the node `files`: every descriptor is the file that was handed over, or the plan refuses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FilesNode;
+
+impl<M: Memory + Beside> Check<M> for FilesNode {
+    type Checked = ();
+
+    fn compat(&self) -> CompatList<'static> {
+        MADE_OF
+    }
+
+    fn check(&self, node: &mut Node<'_, M>) -> Result<(), Fault> {
+        let table: Table = node.blob_as()?;
+        let loaded = block::load_exactly::<Record>(node.memory(), table.records.get().into(), table.count.get())
+            .map_err(|fault| fault.within("records"))?;
+        node.claim_pages(loaded.blocks);
+        let came = node.source().files();
+        let mut seen = BTreeMap::new();
+        let mut wrong = Vec::new();
+        for (number, record) in loaded.records.iter().enumerate() {
+            let token = record.token.get();
+            let item = format!("files[{token:#x}]");
+            if let Some(first) = seen.insert(token, number) {
+                let fault = Fault::new(Code::TokenDuplicate).item(item);
+                wrong.push(fault.found(format_args!("records {first} and {number}")));
+                continue;
+            }
+            let same = match came.get(token) {
+                None => Err(Fault::new(Code::TokenMissing)),
+                Some(file) => identity::compare(record, file),
+            };
+            if let Err(fault) = same {
+                wrong.push(fault.within(&item));
+            }
+        }
+        for (token, _) in came.iter().filter(|(token, _)| !seen.contains_key(token)) {
+            wrong.push(
+                Fault::new(Code::FileIdentity).item(format!("files[{token:#x}]")).found("a file that no record names"),
+            );
+        }
+        wrong.into_iter().for_each(|fault| node.report(fault));
+        Ok(())
+    }
+}
+
+impl<M: Memory + Beside> Component<M> for FilesNode {
+    type Prepared = ();
+    /// The files. Each is close-on-exec, whatever it was before.
+    type Restored = Files;
+
+    fn prepare(&self, (): (), _: &mut M) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn commit(&self, (): (), memory: &mut M) -> Files {
+        core::mem::take(memory.files_mut())
+    }
+}

@@ -1,0 +1,119 @@
+//! What came in, and what was made of it.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::any::Any;
+
+use super::plan::Plan;
+use super::registry::{Handle, Registry};
+use super::ROOT_LIMIT;
+use crate::fdt;
+use crate::mem::{Claim, Memory, PhysAddr};
+use crate::num::usize_of;
+use crate::report::{Code, Fault};
+
+/// A handover that has come in and of which nothing is known yet.
+pub struct Incoming<M> {
+    pub(super) memory: M,
+    pub(super) root: PhysAddr,
+}
+
+impl<M: Memory + 'static> Incoming<M> {
+    /// The handover in this memory whose root FDT is at that address.
+    pub const fn new(memory: M, root: PhysAddr) -> Self {
+        Incoming { memory, root }
+    }
+
+    /// The memory.
+    #[must_use]
+    pub const fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Gives the memory back.
+    #[must_use]
+    pub fn into_memory(self) -> M {
+        self.memory
+    }
+
+    /// Where the root FDT is.
+    #[must_use]
+    pub const fn root(&self) -> PhysAddr {
+        self.root
+    }
+
+    /// Reads and checks everything, changes nothing, and finds every problem. Time and memory are linear in the
+    /// metadata that is there.
+    #[must_use]
+    pub fn plan(self, registry: &Registry<M>) -> Plan<M> {
+        Plan::make(self, registry)
+    }
+}
+
+impl<M> core::fmt::Debug for Incoming<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Incoming").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+/// Copies the root FDT out of the memory: what is checked cannot change any more.
+pub(super) fn read_root(memory: &dyn Memory, root: PhysAddr) -> Result<Vec<u8>, Fault> {
+    if root.get() == 0 {
+        return Err(Fault::new(Code::NoHandover).found("a root FDT at address 0"));
+    }
+    let mut head = [0; 8];
+    memory.read(root, &mut head)?;
+    let size = fdt::total_size(&head).map_err(|fault| fault.address(root.get()))?;
+    if u64::from(size) > ROOT_LIMIT {
+        return Err(Fault::new(Code::TooLarge)
+            .address(root.get())
+            .item("totalsize")
+            .found(size)
+            .expected(format_args!("at most {ROOT_LIMIT}")));
+    }
+    let mut bytes = vec![0; usize_of(u64::from(size))];
+    memory.read(root, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// A handover that was restored: take what each component made of its node.
+pub struct Restored<M> {
+    pub(super) memory: M,
+    pub(super) values: Vec<Option<Box<dyn Any>>>,
+}
+
+impl<M: Claim> Restored<M> {
+    /// Takes the result of a component, once. None when its node was not there, when it was taken already, or when the
+    /// handle is of another registry.
+    pub fn take<T: 'static>(&mut self, handle: &Handle<T>) -> Option<T> {
+        let value = self.values.get_mut(handle.slot)?;
+        match value.take()?.downcast() {
+            Ok(taken) => Some(*taken),
+            Err(other) => {
+                *value = Some(other);
+                None
+            }
+        }
+    }
+
+    /// The memory, to look at while results are taken.
+    #[must_use]
+    pub const fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// The point of no return: frees the root FDT, the tree and whatever no component claimed, and gives the memory
+    /// with the number of preserved pages that nobody claimed.
+    #[must_use]
+    pub fn finish(mut self) -> (M, u64) {
+        let pages = self.memory.release_rest();
+        (self.memory, pages)
+    }
+}
+
+impl<M> core::fmt::Debug for Restored<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Restored").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,247 @@
+//! One node as a check sees it: its blob, its memory, and the account of what it owns.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::abi::Wire;
+use crate::mem::{Bits, Folio, Geometry, MemError, Memory, PageRange, PhysAddr, PhysRange};
+use crate::num::{u64_of, usize_of};
+use crate::radix::Tree;
+use crate::report::{Code, Fault, Findings};
+
+/// Memory of which only what was preserved can be read.
+pub(super) struct Preserved<'a> {
+    memory: &'a dyn Memory,
+    tree: &'a Tree,
+}
+
+impl Memory for Preserved<'_> {
+    fn geometry(&self) -> Geometry {
+        self.memory.geometry()
+    }
+
+    fn extents(&self) -> &[PhysRange] {
+        self.memory.extents()
+    }
+
+    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
+        let len = u64_of(to.len());
+        let pages = PhysRange::new(at, len).and_then(|bytes| PageRange::around(bytes, self.memory.geometry()));
+        match pages {
+            None => Err(MemError::Outside { at, len }),
+            Some(pages) if self.tree.covers(pages) => self.memory.read(at, to),
+            Some(_) => Err(MemError::NotPreserved { at, len }),
+        }
+    }
+}
+
+/// Who owns which page: one bit for each, and the ranges of each node.
+#[derive(Default)]
+pub(super) struct Owners {
+    owned: Bits,
+    /// Path of each node and what it claimed, in the order of claiming.
+    nodes: Vec<(String, Vec<PageRange>)>,
+    conflicts: usize,
+}
+
+impl Owners {
+    pub(super) fn begin(&mut self, path: &str) {
+        self.nodes.push((path.into(), Vec::new()));
+    }
+
+    /// What the node that began last has claimed.
+    pub(super) fn claimed(&self) -> &[PageRange] {
+        self.nodes.last().map(|(_, ranges)| ranges.as_slice()).unwrap_or_default()
+    }
+
+    pub(super) const fn pages(&self) -> &Bits {
+        &self.owned
+    }
+
+    /// Claims pages for the node that began last.
+    pub(super) fn claim(&mut self, range: PageRange, geometry: Geometry) -> Result<(), Fault> {
+        let before = self.owned.insert_range(range.start().get(), range.count());
+        let conflict = (before != range.count()).then(|| self.conflict(range, geometry));
+        if let Some((_, ranges)) = self.nodes.last_mut() {
+            ranges.push(range);
+        }
+        conflict.map_or(Ok(()), Err)
+    }
+
+    /// Who else claimed a page of this range. Looking for it is work for each conflict, so that only the first ones
+    /// name it: a hostile handover may have a conflict for every page.
+    fn conflict(&mut self, range: PageRange, geometry: Geometry) -> Fault {
+        let bytes = range.bytes(geometry);
+        let fault = Fault::new(Code::OwnedTwice).address(bytes.start().get());
+        self.conflicts = self.conflicts.saturating_add(1);
+        let named = (self.conflicts <= 16)
+            .then(|| self.nodes.iter().find(|(_, claimed)| claimed.iter().any(|other| other.overlaps(range))))
+            .flatten();
+        match named {
+            Some((owner, _)) => fault.found(format_args!("{bytes}, of which {owner} owns a page")),
+            None => fault.found(format_args!("{bytes}, of which another owner has a page")),
+        }
+    }
+}
+
+/// One node of an incoming handover, while it is checked.
+///
+/// What a check reads it must also *claim*: the plan compares what all nodes claim with what was preserved, with each
+/// other, and with the `mem` that they declare.
+pub struct Node<'a, M> {
+    pub(super) name: &'a str,
+    pub(super) path: &'a str,
+    pub(super) source: &'a M,
+    pub(super) view: Preserved<'a>,
+    pub(super) tree: &'a Tree,
+    pub(super) blob: PhysRange,
+    pub(super) owners: &'a mut Owners,
+    pub(super) findings: &'a mut Findings,
+}
+
+impl<'a, M: Memory> Node<'a, M> {
+    pub(super) const fn view(memory: &'a dyn Memory, tree: &'a Tree) -> Preserved<'a> {
+        Preserved { memory, tree }
+    }
+
+    /// The name of the node in the root FDT.
+    #[must_use]
+    pub const fn name(&self) -> &str {
+        self.name
+    }
+
+    /// The memory that the handover lives in, of which only what was preserved can be read.
+    #[must_use]
+    pub fn memory(&self) -> &dyn Memory {
+        &self.view
+    }
+
+    /// What the handover came in, with what travels beside the memory.
+    #[must_use]
+    pub const fn source(&self) -> &M {
+        self.source
+    }
+
+    /// Which blocks are preserved.
+    #[must_use]
+    pub const fn tree(&self) -> &Tree {
+        self.tree
+    }
+
+    /// The page size.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.tree.geometry()
+    }
+
+    /// Where the blob is, and how many bytes.
+    #[must_use]
+    pub const fn blob_range(&self) -> PhysRange {
+        self.blob
+    }
+
+    /// Copies the blob, and claims the block that it is in.
+    ///
+    /// # Errors
+    /// [`Code::TooLarge`] when it is larger than `limit` bytes; [`Code::NotPreserved`] when it is not in the tree.
+    pub fn blob(&mut self, limit: u64) -> Result<Vec<u8>, Fault> {
+        let (start, size) = (self.blob.start(), self.blob.size());
+        if size > limit {
+            let fault = Fault::new(Code::TooLarge).address(start.get()).item("blob-size");
+            return Err(fault.found(size).expected(format_args!("at most {limit}")));
+        }
+        self.claim_around(self.blob)?;
+        let mut bytes = alloc::vec![0; usize_of(size)];
+        self.view.read(start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies the blob as one wire structure, and claims the block that it is in. A longer blob is taken, as Linux
+    /// does.
+    ///
+    /// # Errors
+    /// [`Code::Truncated`] when it is too short; [`Code::NotPreserved`] when it is not in the tree.
+    pub fn blob_as<T: Wire>(&mut self) -> Result<T, Fault> {
+        let (start, size) = (self.blob.start(), self.blob.size());
+        if size < u64_of(T::LAYOUT.size) {
+            let fault = Fault::new(Code::Truncated).address(start.get()).item("blob-size");
+            return Err(fault.found(size).expected(format_args!("at least {} ({})", T::LAYOUT.size, T::LAYOUT.name)));
+        }
+        self.claim_around(self.blob)?;
+        Ok(crate::mem::read_wire(&self.view, start)?)
+    }
+
+    /// Claims the preserved block that starts where `bytes` start; it must hold them all.
+    fn claim_around(&mut self, bytes: PhysRange) -> Result<(), Fault> {
+        let geometry = self.geometry();
+        let fault = |code| Fault::new(code).address(bytes.start().get()).item("preserved-data");
+        if bytes.start().get() == 0 {
+            return Err(fault(Code::NotPreserved).found("address 0"));
+        }
+        let first = bytes
+            .start()
+            .page_around(geometry)
+            .ok_or_else(|| fault(Code::TooLarge).found(bytes).expected("an address below 2^47 pages"))?;
+        let folio = self.tree.holder(first).ok_or_else(|| {
+            fault(Code::NotPreserved).found(format_args!("{bytes}, which is not preserved"))
+        })?;
+        let block = folio.range().bytes(geometry);
+        if !block.contains(bytes.start(), bytes.size()) {
+            return Err(fault(Code::PreservedOtherwise)
+                .found(format_args!("{bytes}, which leaves its block {block}"))
+                .expected("a blob in one preserved block"));
+        }
+        self.claim(folio);
+        Ok(())
+    }
+
+    /// Says that the node owns this block, which must have been preserved exactly so.
+    pub fn claim(&mut self, folio: Folio) {
+        if !self.tree.contains(folio) {
+            let at = folio.addr(self.geometry()).get();
+            let fault = match self.tree.holder(folio.pfn()) {
+                None => Fault::new(Code::NotPreserved).found(format_args!("{folio}, which is not preserved")),
+                Some(other) => Fault::new(Code::PreservedOtherwise)
+                    .found(format_args!("preserved as {other}"))
+                    .expected(format_args!("{folio}")),
+            };
+            self.report(fault.address(at));
+            // Nobody else has a right to it either, but one finding for one block is enough.
+            return;
+        }
+        self.own(folio.range());
+    }
+
+    /// Claims pages that were each preserved as a block of their own: those of chunks and lists.
+    pub fn claim_pages(&mut self, pages: impl IntoIterator<Item = crate::mem::Pfn>) {
+        for page in pages {
+            self.claim(Folio::page(page));
+        }
+    }
+
+    /// Says that the node owns these pages, in whatever blocks they were preserved: for ranges that Linux splits
+    /// itself.
+    pub fn claim_range(&mut self, range: PageRange) {
+        if self.tree.covers(range) {
+            self.own(range);
+        } else {
+            let bytes = range.bytes(self.geometry());
+            self.report(
+                Fault::new(Code::NotPreserved)
+                    .address(bytes.start().get())
+                    .found(format_args!("{bytes}, of which a page is not preserved")),
+            );
+        }
+    }
+
+    /// Reports something that is wrong and goes on. The plan refuses when it is an error.
+    pub fn report(&mut self, fault: Fault) {
+        self.findings.add(self.path, fault);
+    }
+
+    fn own(&mut self, range: PageRange) {
+        if let Err(fault) = self.owners.claim(range, self.tree.geometry()) {
+            self.report(fault);
+        }
+    }
+}

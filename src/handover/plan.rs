@@ -1,0 +1,515 @@
+//! The verdict before anything is touched, and what may be done after it.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+
+use super::claims::coalesce;
+use super::incoming::{Incoming, Restored, read_root};
+use super::node::{Node, Owners};
+use super::registry::{CheckedStep, Registry};
+use crate::abi::kho;
+use crate::compat::{Compat, CompatVec, Reads};
+use crate::fdt::{self, Fdt};
+use crate::mem::{Claim, Memory, PageRange, Pfn, PhysAddr, PhysRange};
+use crate::radix::{self, Tree};
+use crate::report::{Code, Fault, Findings};
+use crate::trace::Stopwatch;
+
+/// What the plan says of a node, or of the whole handover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+pub enum Verdict {
+    /// It will be restored.
+    Fine,
+    /// It is optional and nobody here understands it: it will be left.
+    Dropped,
+    /// It stops the handover.
+    Refused,
+}
+
+impl core::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.pad(match self {
+            Verdict::Fine => "fine",
+            Verdict::Dropped => "dropped",
+            Verdict::Refused => "refused",
+        })
+    }
+}
+
+/// What the plan says of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct NodeReport {
+    /// The name of the node in the root FDT; bytes that are no text are replaced.
+    pub name: String,
+    /// What it says that it is made of.
+    pub compatible: Vec<String>,
+    /// Its blob.
+    pub blob: Option<PhysRange>,
+    /// Bytes that it owns, in whole pages.
+    pub owned: u64,
+    /// What happens to it.
+    pub verdict: Verdict,
+}
+
+pub(super) struct Step<M> {
+    pub(super) slot: usize,
+    pub(super) path: String,
+    pub(super) checked: Box<dyn CheckedStep<M>>,
+}
+
+/// What the successor found in a handover, all of it, before anything is touched.
+pub struct Plan<M> {
+    incoming: Incoming<M>,
+    slots: usize,
+    findings: Findings,
+    nodes: Vec<NodeReport>,
+    tree: Option<radix::Loaded>,
+    steps: Vec<Step<M>>,
+}
+
+impl<M: Memory + 'static> Plan<M> {
+    pub(super) fn make(incoming: Incoming<M>, registry: &Registry<M>) -> Self {
+        let watch = Stopwatch::start();
+        let mut findings = Findings::default();
+        let mut planner = Planner { incoming: &incoming, registry, findings: &mut findings, nodes: Vec::new(), steps: Vec::new() };
+        let tree = match planner.root() {
+            Ok(tree) => Some(tree),
+            Err(fault) => {
+                planner.findings.add("/", fault);
+                None
+            }
+        };
+        let Planner { nodes, steps, .. } = planner;
+        watch.event("plan", "/");
+        Plan { slots: registry.entries.len(), incoming, findings, nodes, tree, steps }
+    }
+
+    /// Everything that was found, errors and warnings.
+    #[must_use]
+    pub const fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// What was found of each node, in the order of the root FDT.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeReport] {
+        &self.nodes
+    }
+
+    /// Which blocks are preserved; none when the tree could not be read.
+    #[must_use]
+    pub fn tree(&self) -> Option<&Tree> {
+        self.tree.as_ref().map(|loaded| &loaded.tree)
+    }
+
+    /// [`Verdict::Fine`] or [`Verdict::Refused`].
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if self.findings.errors() == 0 && self.tree.is_some() { Verdict::Fine } else { Verdict::Refused }
+    }
+
+    /// The memory that the handover lives in.
+    #[must_use]
+    pub const fn memory(&self) -> &M {
+        &self.incoming.memory
+    }
+
+    /// Takes the handover over, unless an error was found.
+    ///
+    /// # Errors
+    /// The findings, and the handover as it came: it may be sent back.
+    pub fn accept(self) -> Result<Accepted<M>, Refused<M>> {
+        let fine = self.verdict() == Verdict::Fine;
+        let Plan { incoming, slots, findings, nodes, tree, steps } = self;
+        match tree {
+            Some(tree) if fine => Ok(Accepted { incoming, slots, tree, steps }),
+            _ => Err(Refused { findings, nodes, incoming }),
+        }
+    }
+}
+
+impl<M> core::fmt::Debug for Plan<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Plan").field("findings", &self.findings).field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+struct Planner<'a, M> {
+    incoming: &'a Incoming<M>,
+    registry: &'a Registry<M>,
+    findings: &'a mut Findings,
+    nodes: Vec<NodeReport>,
+    steps: Vec<Step<M>>,
+}
+
+/// What a node says of itself.
+struct Declared<'f> {
+    name: &'f str,
+    path: String,
+    list: Option<CompatVec<'f>>,
+    blob: PhysRange,
+    mem: Option<Vec<PageRange>>,
+    partial: bool,
+    optional: bool,
+}
+
+impl Declared<'_> {
+    fn compatible(&self) -> Vec<String> {
+        self.list.iter().flat_map(|list| list.list().iter()).map(|compat| compat.to_string()).collect()
+    }
+}
+
+impl<M: Memory + 'static> Planner<'_, M> {
+    /// Checks everything. An error here means that nothing further can be known; what is wrong in one node is added to
+    /// the findings and the next node is looked at.
+    fn root(&mut self) -> Result<radix::Loaded, Fault> {
+        let memory = &self.incoming.memory;
+        let bytes = read_root(memory, self.incoming.root)?;
+        let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(self.incoming.root.get()))?;
+        let root = fdt.root();
+        match_any(required(&root, kho::COMPATIBLE)?.value(), kho::COMPAT).map_err(|fault| fault.item(kho::COMPATIBLE))?;
+        let map = required(&root, kho::PRESERVED_MEMORY_MAP)?.u64_native()?;
+        if map == 0 {
+            return Err(Fault::new(Code::NoHandover).item(kho::PRESERVED_MEMORY_MAP).found(0));
+        }
+        let loaded = radix::load(memory, PhysAddr::new(map))?;
+        if let Err(fault) = loaded.tree.check_disjoint() {
+            self.findings.add("/", fault);
+        }
+        let mut owners = Owners::default();
+        owners.begin("/");
+        self.claim_root(&loaded.tree, bytes.len(), &mut owners);
+        for node in root.children() {
+            self.node(&node, &loaded.tree, &mut owners);
+        }
+        self.missing();
+        self.unowned(&loaded.tree, &owners);
+        Ok(loaded)
+    }
+
+    /// The root FDT is preserved like everything else; without that the next kernel would hand its page out.
+    fn claim_root(&mut self, tree: &Tree, size: usize, owners: &mut Owners) {
+        let geometry = tree.geometry();
+        let range = PhysRange::new(self.incoming.root, crate::num::u64_of(size));
+        let folio = self.incoming.root.page_around(geometry).and_then(|page| tree.holder(page));
+        let claimed = match (folio, range) {
+            (Some(folio), Some(range)) if folio.range().bytes(geometry).contains(range.start(), range.size()) => {
+                owners.claim(folio.range(), geometry)
+            }
+            _ => Err(Fault::new(Code::NotPreserved)
+                .address(self.incoming.root.get())
+                .found("a root FDT that is not in one preserved block")),
+        };
+        if let Err(fault) = claimed {
+            self.findings.add("/", fault);
+        }
+    }
+
+    fn node(&mut self, node: &fdt::Node<'_>, tree: &Tree, owners: &mut Owners) {
+        let text = String::from_utf8_lossy(node.name()).into_owned();
+        let path = format!("/{text}");
+        owners.begin(&path);
+        let watch = Stopwatch::start();
+        let mut report =
+            NodeReport { name: text, compatible: Vec::new(), blob: None, owned: 0, verdict: Verdict::Refused };
+        match declared(node, &path, tree) {
+            Ok(declared) => {
+                report.compatible = declared.compatible();
+                report.blob = Some(declared.blob);
+                report.verdict = self.declared(&declared, tree, owners);
+            }
+            Err(fault) => self.findings.add(&path, fault),
+        }
+        let pages = owners.claimed().iter().fold(0_u64, |sum, range| sum.saturating_add(range.count()));
+        report.owned = pages.saturating_mul(tree.geometry().page_size());
+        watch.event("check", &path);
+        self.nodes.push(report);
+    }
+
+    fn declared(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) -> Verdict {
+        let errors = self.findings.errors();
+        let Some(slot) = self.registry.find(declared.name) else {
+            let code = if declared.optional { Code::ComponentDropped } else { Code::ComponentUnknown };
+            let list = declared.compatible();
+            let found = if list.is_empty() { "no compatible".into() } else { list.join(", ") };
+            self.findings.add(&declared.path, Fault::new(code).item(kho::COMPATIBLE).found(found));
+            self.own_declared(declared, tree, owners);
+            return if declared.optional { Verdict::Dropped } else { Verdict::Refused };
+        };
+        let Some(entry) = self.registry.entries.get(slot) else { return Verdict::Refused };
+        let component = entry.component.clone();
+        let mismatch = match &declared.list {
+            Some(list) => {
+                list.list().differences(component.compat(), &[]).into_iter().map(Fault::from).collect()
+            }
+            None if component.names_itself() => Vec::new(),
+            None => alloc::vec![
+                Fault::new(Code::CompatMissing).item(kho::COMPATIBLE).expected(component.compat().owner())
+            ],
+        };
+        if !mismatch.is_empty() {
+            // Of a layout that this reader does not know nothing more can be said, least of all that it is corrupt.
+            for fault in mismatch {
+                self.findings.add(&declared.path, fault);
+            }
+            self.own_declared(declared, tree, owners);
+            return Verdict::Refused;
+        }
+        let mut node = Node {
+            name: declared.name,
+            path: &declared.path,
+            source: &self.incoming.memory,
+            view: Node::<M>::view(&self.incoming.memory, tree),
+            tree,
+            blob: declared.blob,
+            owners,
+            findings: self.findings,
+        };
+        match component.check(&mut node) {
+            Ok(checked) => {
+                self.compare_mem(declared, tree, owners);
+                self.steps.push(Step { slot, path: declared.path.clone(), checked });
+            }
+            Err(fault) => self.findings.add(&declared.path, fault),
+        }
+        if self.findings.errors() == errors { Verdict::Fine } else { Verdict::Refused }
+    }
+
+    /// A node that nobody looks into owns what it says.
+    fn own_declared(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) {
+        for &range in declared.mem.iter().flatten() {
+            let owned = if tree.covers(range) {
+                owners.claim(range, tree.geometry())
+            } else {
+                Err(not_preserved(range, tree))
+            };
+            if let Err(fault) = owned {
+                self.findings.add(&declared.path, fault.item(kho::MEM));
+            }
+        }
+    }
+
+    /// `mem` is a summary of what the node's data uses; a summary that says something else is a lie to every tool that
+    /// trusts it.
+    fn compare_mem(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &Owners) {
+        let Some(mem) = &declared.mem else { return };
+        let geometry = tree.geometry();
+        let mut claimed = owners.claimed().to_vec();
+        coalesce(&mut claimed);
+        let lies = mem.iter().find(|range| {
+            let inside = claimed.partition_point(|claim| claim.end() < range.end());
+            !claimed.get(inside).is_some_and(|claim| claim.start() <= range.start() && range.end() <= claim.end())
+        });
+        let fault = Fault::new(Code::MemDisagrees).item(kho::MEM);
+        if let Some(range) = lies {
+            let fault = if tree.covers(*range) {
+                fault.found(range.bytes(geometry)).expected("ranges that the node's data uses")
+            } else {
+                not_preserved(*range, tree).item(kho::MEM)
+            };
+            self.findings.add(&declared.path, fault);
+        } else if !declared.partial && *mem != claimed {
+            let left = claimed.iter().find(|claim| !mem.contains(claim)).map(|claim| claim.bytes(geometry).to_string());
+            let fault = fault
+                .found(format_args!("{} ranges", mem.len()))
+                .expected(format_args!("{} ranges, among them {}", claimed.len(), left.unwrap_or_default()));
+            self.findings.add(&declared.path, fault);
+        }
+    }
+
+    fn missing(&mut self) {
+        let seen: alloc::collections::BTreeSet<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        for entry in self.registry.entries.iter().filter(|entry| entry.required) {
+            if !seen.contains(entry.name.as_str()) {
+                let fault = Fault::new(Code::ComponentMissing).expected(entry.component.compat().owner());
+                self.findings.add(&format!("/{}", entry.name), fault);
+            }
+        }
+    }
+
+    fn unowned(&mut self, tree: &Tree, owners: &Owners) {
+        let (mut pages, mut first) = (0_u64, None);
+        for range in tree.ranges() {
+            let owned = owners.pages().count_range(range.start().get(), range.count());
+            if owned < range.count() {
+                pages = pages.saturating_add(range.count().saturating_sub(owned));
+                first.get_or_insert(range);
+            }
+        }
+        if let Some(range) = first {
+            let bytes = range.bytes(tree.geometry());
+            let fault = Fault::new(Code::Unowned).address(bytes.start().get());
+            self.findings.add("/", fault.found(format_args!("{pages} pages that no node owns, the first in {bytes}")));
+        }
+    }
+}
+
+fn not_preserved(range: PageRange, tree: &Tree) -> Fault {
+    let bytes = range.bytes(tree.geometry());
+    Fault::new(Code::NotPreserved)
+        .address(bytes.start().get())
+        .found(format_args!("{bytes}, of which a page is not preserved"))
+}
+
+fn required<'f>(node: &fdt::Node<'f>, name: &'static str) -> Result<fdt::Property<'f>, Fault> {
+    node.property(name).ok_or_else(|| Fault::new(Code::PropertyMissing).offset(node.offset()).item(name))
+}
+
+/// Holds the string list of a blob against the one version that its reader takes, as Linux does: any entry that is
+/// right makes it right, and what the other entries say is nothing.
+///
+/// # Errors
+/// [`Code::VersionOlder`], [`Code::VersionNewer`], or [`Code::ComponentUnknown`] when no entry has the name.
+pub(crate) fn match_any(value: &[u8], expected: Compat<'static>) -> Result<(), Fault> {
+    let list: Vec<Compat<'_>> = value.split(|&byte| byte == 0).filter_map(|text| Compat::parse(text).ok()).collect();
+    let verdicts = list.iter().filter(|compat| compat.name() == expected.name());
+    let mut fault = None;
+    for compat in verdicts {
+        match compat.judge(&[Reads::only(expected)]) {
+            Ok(()) => return Ok(()),
+            Err(difference) => fault = fault.or_else(|| Some(Fault::from(difference))),
+        }
+    }
+    Err(fault.unwrap_or_else(|| {
+        Fault::new(Code::ComponentUnknown).found(String::from_utf8_lossy(value).escape_default()).expected(expected)
+    }))
+}
+
+fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declared<'f>, Fault> {
+    let name = core::str::from_utf8(node.name())
+        .map_err(|_| Fault::new(Code::FdtName).offset(node.offset()).found("a name that is not UTF-8"))?;
+    let list = match node.property(kho::COMPATIBLE) {
+        None => None,
+        Some(property) => {
+            Some(CompatVec::parse_fdt(property.value()).map_err(|fault| fault.within(kho::COMPATIBLE))?)
+        }
+    };
+    let start = required(node, kho::PRESERVED_DATA)?.u64_native()?;
+    let size = required(node, kho::BLOB_SIZE)?.u64_native()?;
+    let blob = PhysRange::new(PhysAddr::new(start), size).ok_or_else(|| {
+        Fault::new(Code::TooLarge).address(start).item(kho::BLOB_SIZE).found(size).expected("a blob that ends")
+    })?;
+    let mem = match node.property(kho::MEM) {
+        None => None,
+        Some(property) => Some(
+            property
+                .mem_ranges()
+                .map(|range| whole_pages(range?, tree).map_err(|fault| fault.item(kho::MEM)))
+                .collect::<Result<Vec<_>, Fault>>()?,
+        ),
+    };
+    Ok(Declared {
+        name,
+        path: path.into(),
+        list,
+        blob,
+        mem,
+        partial: node.property(kho::MEM_PARTIAL).is_some(),
+        optional: node.property(kho::OPTIONAL).is_some(),
+    })
+}
+
+fn whole_pages(range: PhysRange, tree: &Tree) -> Result<PageRange, Fault> {
+    let geometry = tree.geometry();
+    let fault = |code| Fault::new(code).address(range.start().get()).found(range);
+    if range.start().get() % geometry.page_size() != 0 || range.size() % geometry.page_size() != 0 {
+        return Err(fault(Code::Unaligned).expected("whole pages"));
+    }
+    Pfn::new(range.start().get() >> geometry.page_shift())
+        .and_then(|start| PageRange::new(start, range.size() >> geometry.page_shift()))
+        .ok_or_else(|| fault(Code::TooLarge).expected("addresses below 2^47 pages"))
+}
+
+/// A handover that was refused, as it came: nothing of it has changed.
+#[derive(thiserror::Error)]
+#[error("the handover was refused:\n{findings}")]
+pub struct Refused<M> {
+    /// Why.
+    pub findings: Findings,
+    /// What was found of each node.
+    pub nodes: Vec<NodeReport>,
+    /// The handover.
+    pub incoming: Incoming<M>,
+}
+
+impl<M> core::fmt::Debug for Refused<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Refused").field("findings", &self.findings).finish_non_exhaustive()
+    }
+}
+
+/// A handover that was planned and found well as a whole: the only thing that can be restored.
+pub struct Accepted<M> {
+    incoming: Incoming<M>,
+    slots: usize,
+    tree: radix::Loaded,
+    steps: Vec<Step<M>>,
+}
+
+impl<M: Claim> Accepted<M> {
+    /// Prepares every component, and when all are prepared commits them all.
+    ///
+    /// # Errors
+    /// When a component cannot be prepared: those that were prepared are undone, nothing is restored, and the handover
+    /// comes back as it was.
+    pub fn restore(self) -> Result<Restored<M>, Failed<M>> {
+        let Accepted { incoming: Incoming { mut memory, root }, slots, tree, steps } = self;
+        if let Err(error) = admit(&mut memory, &tree) {
+            return Err(Failed { fault: error, node: "/".into(), incoming: Incoming { memory, root } });
+        }
+        let mut prepared = Vec::with_capacity(steps.len());
+        for Step { slot, path, checked } in steps {
+            let watch = Stopwatch::start();
+            let result = checked.prepare(&mut memory);
+            watch.event("prepare", &path);
+            match result {
+                Ok(step) => prepared.push((slot, path, step)),
+                Err(mut fault) => {
+                    // The last one first: it may build on those before it.
+                    while prepared.pop().is_some() {}
+                    if let Err(error) = admit(&mut memory, &tree) {
+                        fault = error;
+                    }
+                    return Err(Failed { fault, node: path, incoming: Incoming { memory, root } });
+                }
+            }
+        }
+        let mut values: Vec<_> = (0..slots).map(|_| None).collect();
+        for (slot, path, step) in prepared {
+            let watch = Stopwatch::start();
+            let value = step.commit(&mut memory);
+            watch.event("commit", &path);
+            if let Some(place) = values.get_mut(slot) {
+                *place = Some(value);
+            }
+        }
+        Ok(Restored { memory, values })
+    }
+}
+
+fn admit<M: Claim>(memory: &mut M, tree: &radix::Loaded) -> Result<(), Fault> {
+    let mut nodes = tree.nodes.iter().filter_map(|&page| PageRange::new(page, 1));
+    memory.admit(&mut tree.tree.iter(), &mut nodes).map_err(Fault::from)
+}
+
+/// A restore that failed, and the handover as it was before.
+#[derive(thiserror::Error)]
+#[error("{node}: {fault}")]
+pub struct Failed<M> {
+    /// Why.
+    pub fault: Fault,
+    /// Path of the node that could not be prepared.
+    pub node: String,
+    /// The handover.
+    pub incoming: Incoming<M>,
+}
+
+impl<M> core::fmt::Debug for Failed<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Failed").field("node", &self.node).field("fault", &self.fault).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,208 @@
+//! What the successor understands: components by the name of their node.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::marker::PhantomData;
+
+use super::node::Node;
+use crate::compat::CompatList;
+use crate::mem::Memory;
+use crate::report::Fault;
+
+/// Reads a node and says whether it is well; changes nothing.
+pub trait Check<M: Memory> {
+    /// What was read and checked, in owned copies: the memory is not looked at again.
+    type Checked: 'static;
+
+    /// What the node must be made of: its owner first, then the layouts that it uses.
+    fn compat(&self) -> CompatList<'static>;
+
+    /// Whether the node's blob says itself what it is, as in everything that Linux writes: a node without a list is
+    /// right then.
+    fn names_itself(&self) -> bool {
+        false
+    }
+
+    /// Reads the node, claims what it owns, and checks all of it.
+    ///
+    /// # Errors
+    /// The first break that makes it impossible to go on; what can be told besides goes to [`Node::report`].
+    fn check(&self, node: &mut Node<'_, M>) -> Result<Self::Checked, Fault>;
+}
+
+/// Restores a node, in two steps: [`Component::prepare`] may fail and is undone by dropping its result;
+/// [`Component::commit`] cannot fail.
+pub trait Component<M: Memory>: Check<M> {
+    /// Everything that can fail is done; dropping it undoes it.
+    type Prepared: 'static;
+    /// What the successor gets.
+    type Restored: 'static;
+
+    /// Does everything that can fail.
+    ///
+    /// # Errors
+    /// Whatever makes it impossible. All components that were prepared before are dropped then.
+    fn prepare(&self, checked: Self::Checked, memory: &mut M) -> Result<Self::Prepared, Fault>;
+
+    /// Makes it so.
+    fn commit(&self, prepared: Self::Prepared, memory: &mut M) -> Self::Restored;
+}
+
+/// A component that is checked and has nothing to restore: its result is what the check read.
+struct Look<C>(C);
+
+impl<M: Memory, C: Check<M>> Check<M> for Look<C> {
+    type Checked = C::Checked;
+
+    fn compat(&self) -> CompatList<'static> {
+        self.0.compat()
+    }
+
+    fn names_itself(&self) -> bool {
+        self.0.names_itself()
+    }
+
+    fn check(&self, node: &mut Node<'_, M>) -> Result<Self::Checked, Fault> {
+        self.0.check(node)
+    }
+}
+
+impl<M: Memory, C: Check<M>> Component<M> for Look<C> {
+    type Prepared = C::Checked;
+    type Restored = C::Checked;
+
+    fn prepare(&self, checked: Self::Checked, _: &mut M) -> Result<Self::Prepared, Fault> {
+        Ok(checked)
+    }
+
+    fn commit(&self, prepared: Self::Prepared, _: &mut M) -> Self::Restored {
+        prepared
+    }
+}
+
+/// The right to take the result of one component, with its type.
+#[derive(Debug)]
+pub struct Handle<T> {
+    pub(super) slot: usize,
+    restored: PhantomData<fn() -> T>,
+}
+
+/// The components that a successor understands, each under the name of its node.
+pub struct Registry<M> {
+    pub(super) entries: Vec<Entry<M>>,
+}
+
+pub(super) struct Entry<M> {
+    pub(super) name: String,
+    /// Whether a handover without the node is refused.
+    pub(super) required: bool,
+    pub(super) component: Rc<dyn Erased<M>>,
+}
+
+impl<M> Default for Registry<M> {
+    fn default() -> Self {
+        Registry { entries: Vec::new() }
+    }
+}
+
+impl<M: Memory + 'static> Registry<M> {
+    /// A registry that understands nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The node `name` must be there, and `component` restores it. A later component of the same name replaces an
+    /// earlier one, whose handle then yields nothing.
+    pub fn add<C: Component<M> + 'static>(&mut self, name: &str, component: C) -> Handle<C::Restored> {
+        self.push(name, true, component)
+    }
+
+    /// Like [`Registry::add`], but a handover without the node is well.
+    pub fn add_optional<C: Component<M> + 'static>(&mut self, name: &str, component: C) -> Handle<C::Restored> {
+        self.push(name, false, component)
+    }
+
+    /// The node `name` must be there, and its result is what `check` read: for data that is copied out anyway, for
+    /// decoders, and for those who restore by other means.
+    pub fn read<C: Check<M> + 'static>(&mut self, name: &str, check: C) -> Handle<C::Checked> {
+        self.push(name, true, Look(check))
+    }
+
+    /// Like [`Registry::read`], but a handover without the node is well.
+    pub fn read_optional<C: Check<M> + 'static>(&mut self, name: &str, check: C) -> Handle<C::Checked> {
+        self.push(name, false, Look(check))
+    }
+
+    fn push<C: Component<M> + 'static>(&mut self, name: &str, required: bool, component: C) -> Handle<C::Restored> {
+        let slot = self.entries.len();
+        for entry in self.entries.iter_mut().filter(|entry| entry.name == name) {
+            // Its slot stays, so that handles stay what they are; no node can have the empty name.
+            entry.name.clear();
+            entry.required = false;
+        }
+        self.entries.push(Entry { name: name.into(), required, component: Rc::new(component) });
+        Handle { slot, restored: PhantomData }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.name == name)
+    }
+}
+
+/// A component without its types. Each step hands the next one on in a box, so that nothing is cast until the user
+/// takes the result by a typed [`Handle`].
+pub(super) trait Erased<M> {
+    fn compat(&self) -> CompatList<'static>;
+    fn names_itself(&self) -> bool;
+    fn check(self: Rc<Self>, node: &mut Node<'_, M>) -> Result<Box<dyn CheckedStep<M>>, Fault>;
+}
+
+pub(super) trait CheckedStep<M> {
+    fn prepare(self: Box<Self>, memory: &mut M) -> Result<Box<dyn PreparedStep<M>>, Fault>;
+}
+
+pub(super) trait PreparedStep<M> {
+    fn commit(self: Box<Self>, memory: &mut M) -> Box<dyn Any>;
+}
+
+impl<M: Memory + 'static, C: Component<M> + 'static> Erased<M> for C {
+    fn compat(&self) -> CompatList<'static> {
+        Check::compat(self)
+    }
+
+    fn names_itself(&self) -> bool {
+        Check::names_itself(self)
+    }
+
+    fn check(self: Rc<Self>, node: &mut Node<'_, M>) -> Result<Box<dyn CheckedStep<M>>, Fault> {
+        let checked = Check::check(&*self, node)?;
+        Ok(Box::new(ReadyToPrepare::<M, C> { component: self, checked }))
+    }
+}
+
+struct ReadyToPrepare<M: Memory, C: Component<M>> {
+    component: Rc<C>,
+    checked: C::Checked,
+}
+
+impl<M: Memory + 'static, C: Component<M> + 'static> CheckedStep<M> for ReadyToPrepare<M, C> {
+    fn prepare(self: Box<Self>, memory: &mut M) -> Result<Box<dyn PreparedStep<M>>, Fault> {
+        let prepared = self.component.prepare(self.checked, memory)?;
+        Ok(Box::new(ReadyToCommit::<M, C> { component: self.component, prepared }))
+    }
+}
+
+struct ReadyToCommit<M: Memory, C: Component<M>> {
+    component: Rc<C>,
+    prepared: C::Prepared,
+}
+
+impl<M: Memory + 'static, C: Component<M> + 'static> PreparedStep<M> for ReadyToCommit<M, C> {
+    fn commit(self: Box<Self>, memory: &mut M) -> Box<dyn Any> {
+        Box::new(self.component.commit(self.prepared, memory))
+    }
+}

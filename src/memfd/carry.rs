@@ -1,0 +1,139 @@
+//! A memfd out of a process by its pages, and into the next one.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use alloc::vec::Vec;
+
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use zerocopy::IntoBytes as _;
+
+use super::{MADE_OF, MAX_PAGES, MemfdNode, Pages};
+use crate::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE, Folio as Record, Memfd, PFN_BITS, SEALS};
+use crate::compat::CompatList;
+use crate::handover::{Blob, Component, Home, Preserve, Scope};
+use crate::mem::{Frame, Frames as _, Memory as _, Order, Pour};
+use crate::num::{u64_of, usize_of};
+use crate::report::{Code, Fault};
+use crate::vmalloc;
+
+/// Bytes that are copied at a time: fits a cache, and is few system calls for a megabyte.
+const PIECE: usize = 256 << 10;
+
+/// A memfd to be handed over by value: its bytes are copied into the handover's memory in folios of at most that order.
+///
+/// For small files. Nothing may write to the file meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct ByPages<'a> {
+    /// The file.
+    pub file: BorrowedFd<'a>,
+    /// log2 of the pages of its folios; the tail of the file is in smaller ones. Linux has 0, or 9 with huge pages.
+    pub order: Order,
+}
+
+fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> Fault {
+    move |errno| Fault::new(Code::Io).item(what).found(errno)
+}
+
+impl<M: Home> Preserve<M> for ByPages<'_> {
+    fn compat(&self) -> CompatList<'static> {
+        MADE_OF
+    }
+
+    fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
+        let geometry = scope.geometry();
+        let seals = rustix::fs::fcntl_get_seals(self.file)
+            .map_err(|errno| Fault::new(Code::FileKind).found(errno).expected("a memfd"))?
+            .bits();
+        if seals & !SEALS != 0 {
+            return Err(Fault::new(Code::MemfdSeals)
+                .found(format_args!("{seals:#x}"))
+                .expected(format_args!("seals of {SEALS:#x}")));
+        }
+        let stat = rustix::fs::fstat(self.file).map_err(system("fstat"))?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let pages = geometry.pages(size);
+        if pages > MAX_PAGES {
+            return Err(Fault::new(Code::TooLarge).item("size").found(size));
+        }
+        let pos = rustix::fs::seek(self.file, SeekFrom::Current(0)).map_err(system("lseek"))?;
+        let mut records: Vec<Record> = Vec::new();
+        let mut buffer = alloc::vec![0_u8; PIECE];
+        let mut index = 0_u64;
+        while let Some(rest) = pages.checked_sub(index).filter(|&rest| rest > 0) {
+            let order = index.trailing_zeros().min(rest.ilog2()).min(self.order.get());
+            let order = Order::new(order).unwrap_or(Order::ZERO);
+            let frame = scope.alloc_bulk(order)?;
+            self.copy_in(scope, &frame, index << geometry.page_shift(), size, &mut buffer)?;
+            let flags = (FOLIO_DIRTY | FOLIO_UPTODATE) << PFN_BITS;
+            records.push(Record { pfn_flags: (frame.folio().pfn().get() | flags).into(), index: index.into() });
+            index = index.saturating_add(order.pages());
+        }
+        let folios = match records.as_slice() {
+            [] => zerocopy::FromZeros::new_zeroed(),
+            records => vmalloc::store_bytes(scope, Order::ZERO, records.as_bytes())?.descriptor,
+        };
+        let wire = Memfd {
+            pos: pos.into(),
+            size: size.into(),
+            seals: seals.into(),
+            flags: 0.into(),
+            nr_folios: u64_of(records.len()).into(),
+            folios,
+        };
+        scope.blob(wire.as_bytes())
+    }
+}
+
+impl ByPages<'_> {
+    /// Copies the file from byte `from` on into a frame, up to the end of either.
+    fn copy_in<M: Home>(
+        &self,
+        scope: &mut Scope<'_, M>,
+        frame: &Frame,
+        from: u64,
+        size: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Fault> {
+        let len = frame.folio().order().bytes(scope.geometry()).min(size.saturating_sub(from));
+        let mut done = 0_u64;
+        while done < len {
+            let want = usize_of(len.saturating_sub(done)).min(buffer.len());
+            let Some(piece) = buffer.get_mut(..want) else { break };
+            let got = rustix::io::pread(self.file, &mut *piece, from.saturating_add(done)).map_err(system("pread"))?;
+            if got == 0 {
+                return Err(Fault::new(Code::FileIdentity)
+                    .item("size")
+                    .offset(from.saturating_add(done))
+                    .found("the end of a file that was shrunk while it was copied")
+                    .expected(format_args!("{size} bytes")));
+            }
+            scope.write(frame, done, piece.get(..got).unwrap_or_default())?;
+            done = done.saturating_add(u64_of(got));
+        }
+        Ok(())
+    }
+}
+
+impl<M: Pour> Component<M> for MemfdNode {
+    type Prepared = OwnedFd;
+    type Restored = OwnedFd;
+
+    fn prepare(&self, file: Pages, memory: &mut M) -> Result<OwnedFd, Fault> {
+        let fd = rustix::fs::memfd_create("kho", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .map_err(system("memfd_create"))?;
+        rustix::fs::ftruncate(&fd, file.size).map_err(system("ftruncate"))?;
+        let geometry = memory.geometry();
+        for (folio, index) in file.folios {
+            let offset = index << geometry.page_shift();
+            let len = folio.order().bytes(geometry).min(file.size.saturating_sub(offset));
+            memory.pour(folio.addr(geometry), len, fd.as_fd(), offset)?;
+        }
+        rustix::fs::seek(&fd, SeekFrom::Start(file.pos)).map_err(system("lseek"))?;
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::from_bits_retain(file.seals)).map_err(system("F_ADD_SEALS"))?;
+        Ok(fd)
+    }
+
+    fn commit(&self, file: OwnedFd, _: &mut M) -> OwnedFd {
+        file
+    }
+}

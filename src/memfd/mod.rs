@@ -1,0 +1,172 @@
+//! A memfd by its pages, as Linux lays it out                    memfd-v2
+//!
+//! The structure names an array of folio records; each folio is a block of the radix tree, in the exact order in which
+//! it was preserved. Linux writes one such structure for each file of a session; here it is also the blob of a node, so
+//! that a process can hand a small memfd over by value. A large one travels by descriptor instead: see
+//! [`files`](crate::files).
+
+#[cfg(feature = "std")]
+mod carry;
+#[cfg(test)]
+mod tests;
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use crate::abi;
+use crate::abi::memfd::{COMPAT, FOLIO_FLAGS, Memfd, PFN_BITS, SEALS};
+use crate::compat::CompatList;
+use crate::handover::{Check, Node};
+use crate::mem::{Folio, Geometry, Memory, PhysAddr};
+use crate::num::{u64_of, usize_of};
+use crate::report::{Code, Fault};
+use crate::vmalloc;
+
+#[cfg(feature = "std")]
+pub use carry::ByPages;
+
+/// What a node or a session's file of this kind is made of.
+pub const MADE_OF: CompatList<'static> = CompatList::new(COMPAT, &[abi::vmalloc::COMPAT]);
+
+/// Linux takes at most so many pages.
+pub const MAX_PAGES: u64 = 0xffff_ffff;
+
+/// A memfd that was read and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pages {
+    /// File position in bytes.
+    pub pos: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Seals, as `F_GET_SEALS` has them.
+    pub seals: u32,
+    /// The folios and their page offsets in the file, ascending. What no folio covers is a hole.
+    pub folios: Vec<(Folio, u64)>,
+}
+
+/// Reads the file whose structure is at `at`, checks all of it and claims what it owns: chunks, array and folios. The
+/// page of the structure itself is the caller's to claim.
+///
+/// # Errors
+/// The first break, with the item and the address that it is in.
+pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Result<Pages, Fault> {
+    let geometry = node.geometry();
+    let fault = |code, item: &'static str| Fault::new(code).address(at.get()).item(item);
+    if wire.flags.get() != 0 {
+        return Err(fault(Code::Reserved, "flags").found(wire.flags).expected(0));
+    }
+    let seals = wire.seals.get();
+    if seals & !SEALS != 0 {
+        return Err(fault(Code::MemfdSeals, "seals")
+            .found(format_args!("{seals:#x}"))
+            .expected(format_args!("seals of {SEALS:#x}")));
+    }
+    let (size, nr) = (wire.size.get(), wire.nr_folios.get());
+    let pages = geometry.pages(size);
+    if pages > MAX_PAGES {
+        return Err(fault(Code::TooLarge, "size").found(size).expected(format_args!("at most {MAX_PAGES} pages")));
+    }
+    if i64::try_from(wire.pos.get()).is_err() {
+        return Err(fault(Code::TooLarge, "pos").found(wire.pos).expected("below 2^63"));
+    }
+    if nr > pages {
+        return Err(fault(Code::MemfdSize, "nr_folios").found(nr).expected(format_args!("at most {pages}, the pages of {size} bytes")));
+    }
+    let mut file = Pages { pos: wire.pos.get(), size, seals, folios: Vec::new() };
+    if nr == 0 {
+        return Ok(file);
+    }
+    let loaded = vmalloc::Area::load(node.memory(), &wire.folios).map_err(|fault| fault.within("folios"))?;
+    let mut records = read_records(node, &loaded, nr)?;
+    node.claim_pages(loaded.chunks);
+    for block in loaded.area.folios() {
+        node.claim(block);
+    }
+    records.sort_unstable_by_key(|&(_, index)| index);
+    let mut end = 0;
+    for &(folio, index) in &records {
+        if index < end {
+            return Err(Fault::new(Code::MemfdIndex)
+                .address(folio.addr(geometry).get())
+                .item("folios.index")
+                .found(format_args!("{index:#x}, inside the folio before it"))
+                .expected(format_args!("at least {end:#x}")));
+        }
+        end = index.saturating_add(folio.order().pages());
+        node.claim(folio);
+    }
+    file.folios = records;
+    Ok(file)
+}
+
+fn read_records<M: Memory>(
+    node: &mut Node<'_, M>,
+    loaded: &vmalloc::Loaded,
+    nr: u64,
+) -> Result<Vec<(Folio, u64)>, Fault> {
+    let geometry = node.geometry();
+    let bytes = loaded.area.read_array(node.memory(), nr, u64_of(size_of::<abi::memfd::Folio>()))?;
+    let records = <[abi::memfd::Folio] as zerocopy::FromBytes>::ref_from_bytes(&bytes)
+        .map_err(|_| Fault::new(Code::Truncated).item("folios"))?;
+    let mut folios = Vec::with_capacity(usize_of(nr));
+    for (number, record) in records.iter().enumerate() {
+        if let Some(folio) = read_record(node, record, geometry).map_err(|fault| fault.within(&format!("folios[{number}]")))? {
+            folios.push(folio);
+        }
+    }
+    Ok(folios)
+}
+
+fn read_record<M: Memory>(
+    node: &Node<'_, M>,
+    record: &abi::memfd::Folio,
+    geometry: Geometry,
+) -> Result<Option<(Folio, u64)>, Fault> {
+    let word = record.pfn_flags.get();
+    let (number, flags) = (word & (1_u64 << PFN_BITS).wrapping_sub(1), word >> PFN_BITS);
+    if number == 0 {
+        return Ok(None);
+    }
+    if flags & !FOLIO_FLAGS != 0 {
+        return Err(Fault::new(Code::FolioFlags).item("flags").found(format_args!("{flags:#x}")).expected(format_args!("flags of {FOLIO_FLAGS:#x}")));
+    }
+    let pfn = crate::mem::Pfn::new(number)
+        .ok_or_else(|| Fault::new(Code::TooLarge).item("pfn").found(format_args!("{number:#x}")).expected("below 2^47"))?;
+    let address = pfn.addr(geometry).get();
+    let folio = node.tree().holder(pfn).ok_or_else(|| {
+        Fault::new(Code::NotPreserved).address(address).item("pfn").found(format_args!("{pfn}, which is not preserved"))
+    })?;
+    if folio.pfn() != pfn {
+        return Err(Fault::new(Code::PreservedOtherwise)
+            .address(address)
+            .item("pfn")
+            .found(format_args!("{pfn}, inside {folio}"))
+            .expected("the first page of a preserved block"));
+    }
+    let index = record.index.get();
+    if index & folio.order().pages().wrapping_sub(1) != 0 || index >= MAX_PAGES {
+        return Err(Fault::new(Code::MemfdIndex)
+            .address(address)
+            .item("index")
+            .found(format_args!("{index:#x}"))
+            .expected(format_args!("a multiple of {:#x}, the pages of the folio", folio.order().pages())));
+    }
+    Ok(Some((folio, index)))
+}
+
+/// Reads a memfd that is a node of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemfdNode;
+
+impl<M: Memory> Check<M> for MemfdNode {
+    type Checked = Pages;
+
+    fn compat(&self) -> CompatList<'static> {
+        MADE_OF
+    }
+
+    fn check(&self, node: &mut Node<'_, M>) -> Result<Pages, Fault> {
+        let wire: Memfd = node.blob_as()?;
+        read(node, &wire, node.blob_range().start())
+    }
+}

@@ -1,0 +1,110 @@
+//! An array in scattered blocks, restored as one contiguous mapping.
+
+use alloc::vec::Vec;
+
+use zerocopy::IntoBytes as _;
+
+use crate::abi;
+use crate::compat::CompatList;
+use crate::handover::{Blob, Check, Component, Home, Node, Preserve, Scope};
+use crate::mem::{Arena, Claim, Folio, Frame, Mapping, Memory};
+use crate::num::usize_of;
+use crate::report::{Code, Fault};
+use crate::vmalloc::Area;
+
+/// Blocks of one order that the user holds, to be handed over as one array. Nothing is copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Array<'a> {
+    /// What the bytes mean; uses [`ARRAY_USE`](super::ARRAY_USE).
+    pub made_of: CompatList<'static>,
+    /// The blocks, in the order of the array; all of one order.
+    pub frames: &'a [Frame],
+    /// Bytes of the array, at most what the blocks hold.
+    pub bytes: u64,
+}
+
+impl<M: Home> Preserve<M> for Array<'_> {
+    fn compat(&self) -> CompatList<'static> {
+        self.made_of
+    }
+
+    fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
+        let blocks = match self.frames {
+            [] => zerocopy::FromZeros::new_zeroed(),
+            [first, ..] => {
+                let area = Area::from_folios(first.folio().order(), 0, self.frames.iter().map(Frame::folio))?;
+                for frame in self.frames {
+                    scope.preserve(frame)?;
+                }
+                area.store(scope)?.descriptor
+            }
+        };
+        let held = self.frames.iter().fold(0_u64, |sum, frame| {
+            sum.saturating_add(frame.folio().range().bytes(Memory::geometry(scope)).size())
+        });
+        if self.bytes > held {
+            return Err(Fault::new(Code::TooLarge)
+                .item("bytes")
+                .found(self.bytes)
+                .expected(format_args!("at most {held}, what the blocks hold")));
+        }
+        let array = abi::payload::Array { bytes: self.bytes.into(), blocks };
+        scope.blob(array.as_bytes())
+    }
+}
+
+/// Restores an [`Array`] as one contiguous [`Mapping`].
+#[derive(Clone, Copy, Debug)]
+pub struct ArrayNode {
+    /// What the bytes must mean.
+    pub made_of: CompatList<'static>,
+}
+
+impl<M: Memory> Check<M> for ArrayNode {
+    /// The blocks in order, and the bytes of the array.
+    type Checked = (Vec<Folio>, u64);
+
+    fn compat(&self) -> CompatList<'static> {
+        self.made_of
+    }
+
+    fn check(&self, node: &mut Node<'_, M>) -> Result<Self::Checked, Fault> {
+        let array: abi::payload::Array = node.blob_as()?;
+        let bytes = array.bytes.get();
+        if bytes == 0 && array.blocks == zerocopy::FromZeros::new_zeroed() {
+            return Ok((Vec::new(), 0));
+        }
+        let loaded = Area::load(node.memory(), &array.blocks).map_err(|fault| fault.within("blocks"))?;
+        let held = loaded.area.bytes(node.geometry());
+        if bytes > held {
+            return Err(Fault::new(Code::VmallocPages)
+                .address(node.blob_range().start().get())
+                .item("bytes")
+                .found(bytes)
+                .expected(format_args!("at most {held}, what the blocks hold")));
+        }
+        node.claim_pages(loaded.chunks);
+        let folios: Vec<Folio> = loaded.area.folios().collect();
+        for &folio in &folios {
+            node.claim(folio);
+        }
+        Ok((folios, bytes))
+    }
+}
+
+impl<M: Claim + AsRef<Arena>> Component<M> for ArrayNode {
+    type Prepared = Mapping;
+    /// One mapping of all blocks; its length is the array's.
+    type Restored = Mapping;
+
+    fn prepare(&self, (folios, bytes): Self::Checked, memory: &mut M) -> Result<Mapping, Fault> {
+        let frames = folios.into_iter().map(|folio| memory.claim(folio)).collect::<Result<Vec<Frame>, _>>()?;
+        let mut mapping = memory.as_ref().map_contiguous(frames)?;
+        mapping.truncate(usize_of(bytes));
+        Ok(mapping)
+    }
+
+    fn commit(&self, mapping: Mapping, _: &mut M) -> Mapping {
+        mapping
+    }
+}

@@ -1,0 +1,79 @@
+//! A table of fixed-size records.
+
+use alloc::vec::Vec;
+use core::marker::PhantomData;
+
+use crate::abi::{self, Wire};
+use crate::block;
+use crate::compat::CompatList;
+use crate::handover::{Check, Node};
+use crate::mem::Memory;
+use crate::num::u64_of;
+use crate::report::{Code, Fault};
+
+/// Records to be handed over in a block set.
+#[cfg(feature = "write")]
+#[derive(Clone, Copy, Debug)]
+pub struct Records<'a, R> {
+    /// What they mean; uses [`RECORDS_USE`](super::RECORDS_USE).
+    pub made_of: CompatList<'static>,
+    /// The records.
+    pub records: &'a [R],
+}
+
+#[cfg(feature = "write")]
+impl<M: crate::handover::Home, R: Wire> crate::handover::Preserve<M> for Records<'_, R> {
+    fn compat(&self) -> CompatList<'static> {
+        self.made_of
+    }
+
+    fn preserve(&self, scope: &mut crate::handover::Scope<'_, M>) -> Result<crate::handover::Blob, Fault> {
+        let mut set = block::BlockSet::new();
+        set.append(self.records);
+        let stored = set.store(scope)?;
+        let table = abi::payload::Records {
+            first: stored.first.get().into(),
+            count: u64_of(self.records.len()).into(),
+            record: u64_of(size_of::<R>()).into(),
+        };
+        scope.blob(zerocopy::IntoBytes::as_bytes(&table))
+    }
+}
+
+/// Reads [`Records`] as a vector: see [`Registry::read`](crate::handover::Registry::read).
+#[derive(Clone, Copy, Debug)]
+pub struct RecordsNode<R> {
+    made_of: CompatList<'static>,
+    record: PhantomData<fn() -> R>,
+}
+
+impl<R> RecordsNode<R> {
+    /// Records of that meaning.
+    #[must_use]
+    pub const fn new(made_of: CompatList<'static>) -> Self {
+        RecordsNode { made_of, record: PhantomData }
+    }
+}
+
+impl<M: Memory, R: Wire> Check<M> for RecordsNode<R> {
+    type Checked = Vec<R>;
+
+    fn compat(&self) -> CompatList<'static> {
+        self.made_of
+    }
+
+    fn check(&self, node: &mut Node<'_, M>) -> Result<Vec<R>, Fault> {
+        let table: abi::payload::Records = node.blob_as()?;
+        if table.record.get() != u64_of(size_of::<R>()) {
+            return Err(Fault::new(Code::ComponentUnlisted)
+                .address(node.blob_range().start().get())
+                .item("record")
+                .found(format_args!("records of {} bytes", table.record))
+                .expected(format_args!("{}, the size of {}", size_of::<R>(), R::LAYOUT.name)));
+        }
+        let loaded = block::load_exactly::<R>(node.memory(), table.first.get().into(), table.count.get())
+            .map_err(|fault| fault.within("records"))?;
+        node.claim_pages(loaded.blocks);
+        Ok(loaded.records)
+    }
+}

@@ -1,0 +1,170 @@
+//! The payload of Linux's own test module                        kho-test-v1
+//!
+//! Folios of mixed orders, named by an array that a vmalloc descriptor describes, and a checksum over their bytes. The
+//! smallest handover that uses everything: what the kernel's `test_kho` restores, this writes, and the other way round.
+
+mod checksum;
+#[cfg(feature = "write")]
+mod save;
+#[cfg(test)]
+mod tests;
+
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::abi;
+use crate::abi::kho_test::{COMPAT, CSUM, DATA, FOLIOS_INFO, MAGIC, MAGIC_VALUE, NR_FOLIOS};
+use crate::compat::CompatList;
+use crate::fdt::{Fdt, Node as FdtNode};
+use crate::handover::{Check, Component, Node};
+use crate::mem::{Claim, Folio, Frame, Memory, Order, PhysAddr};
+use crate::num::{u64_of, usize_of};
+use crate::report::{Code, Fault};
+use crate::vmalloc;
+
+pub use checksum::{Rule, Sum};
+#[cfg(feature = "write")]
+pub use save::Payload;
+
+/// What the node is made of.
+pub const MADE_OF: CompatList<'static> = CompatList::new(COMPAT, &[abi::vmalloc::COMPAT]);
+
+/// The blob is a device tree of a few properties; Linux's has 240 bytes.
+const BLOB_LIMIT: u64 = 64 << 10;
+/// Bytes of a folio that are read at a time.
+const PIECE: usize = 256 << 10;
+
+/// A payload that was read and whose checksum is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The folios in the order of the array, which is that of the checksum.
+    pub folios: Vec<Folio>,
+    /// The checksum.
+    pub csum: u32,
+    /// The rule by which it is right: that of the machine that wrote it.
+    pub rule: Rule,
+}
+
+/// Reads and restores the node `kho_test`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SelfTest;
+
+impl<M: Memory> Check<M> for SelfTest {
+    type Checked = Found;
+
+    fn compat(&self) -> CompatList<'static> {
+        MADE_OF
+    }
+
+    fn names_itself(&self) -> bool {
+        true
+    }
+
+    fn check(&self, node: &mut Node<'_, M>) -> Result<Found, Fault> {
+        let at = node.blob_range().start().get();
+        let bytes = node.blob(BLOB_LIMIT)?;
+        let stated = read_blob(&bytes).map_err(|fault| fault.address(at))?;
+        let area = vmalloc::Area::load(node.memory(), &stated.info).map_err(|fault| fault.within(FOLIOS_INFO))?;
+        let words = area.area.read_array(node.memory(), u64::from(stated.count), 8).map_err(|fault| fault.within(FOLIOS_INFO))?;
+        node.claim_pages(area.chunks.iter().copied());
+        for block in area.area.folios() {
+            node.claim(block);
+        }
+        let mut folios = Vec::with_capacity(usize_of(u64::from(stated.count)));
+        for (number, word) in words.chunks_exact(8).enumerate() {
+            let word = word.try_into().map(u64::from_le_bytes).unwrap_or_default();
+            let folio = read_word(word, node).map_err(|fault| fault.within(&format!("folios[{number}]")))?;
+            node.claim(folio);
+            folios.push(folio);
+        }
+        let rule = check_sum(node, &folios, stated.csum).map_err(|fault| fault.address(at))?;
+        Ok(Found { folios, csum: stated.csum, rule })
+    }
+}
+
+impl<M: Claim> Component<M> for SelfTest {
+    type Prepared = Vec<Frame>;
+    /// The folios, in the order of the array.
+    type Restored = Vec<Frame>;
+
+    fn prepare(&self, found: Found, memory: &mut M) -> Result<Vec<Frame>, Fault> {
+        found.folios.into_iter().map(|folio| memory.claim(folio).map_err(Fault::from)).collect()
+    }
+
+    fn commit(&self, frames: Vec<Frame>, _: &mut M) -> Vec<Frame> {
+        frames
+    }
+}
+
+struct Stated {
+    count: u32,
+    info: abi::vmalloc::Descriptor,
+    csum: u32,
+}
+
+fn read_blob(bytes: &[u8]) -> Result<Stated, Fault> {
+    let fdt = Fdt::parse(bytes)?;
+    let root = fdt.root();
+    let list = required(&root, abi::kho::COMPATIBLE)?;
+    crate::handover::match_any(list.value(), COMPAT).map_err(|fault| fault.item(abi::kho::COMPATIBLE))?;
+    let magic = required(&root, MAGIC)?.u32_native()?;
+    if magic != MAGIC_VALUE {
+        let fault = Fault::new(Code::Magic).item(MAGIC);
+        return Err(fault.found(format_args!("{magic:#x}")).expected(format_args!("{MAGIC_VALUE:#x}")));
+    }
+    let data = root
+        .child(DATA)
+        .ok_or_else(|| Fault::new(Code::PropertyMissing).offset(root.offset()).item(DATA).expected("a node"))?;
+    let info = required(&data, FOLIOS_INFO)?;
+    let info = zerocopy::FromBytes::read_from_bytes(info.value()).map_err(|_| {
+        Fault::new(Code::PropertySize).offset(info.offset()).item(FOLIOS_INFO).found(info.value().len()).expected(16)
+    })?;
+    Ok(Stated {
+        count: required(&data, NR_FOLIOS)?.u32_native()?,
+        info,
+        csum: required(&data, CSUM)?.u32_native()?,
+    })
+}
+
+fn required<'f>(node: &FdtNode<'f>, name: &'static str) -> Result<crate::fdt::Property<'f>, Fault> {
+    node.property(name).ok_or_else(|| Fault::new(Code::PropertyMissing).offset(node.offset()).item(name))
+}
+
+/// An address whose low bits, zero in every address of a page, are the order.
+fn read_word<M: Memory>(word: u64, node: &Node<'_, M>) -> Result<Folio, Fault> {
+    let geometry = node.geometry();
+    let low = geometry.page_size().wrapping_sub(1);
+    let fault = |code| Fault::new(code).address(word & !low).found(format_args!("{word:#x}"));
+    let order = u32::try_from(word & low).ok().and_then(Order::new);
+    let order = order.ok_or_else(|| fault(Code::TooLarge).item("order").expected("an order below 47"))?;
+    let page = PhysAddr::new(word & !low).page(geometry);
+    let page = page.ok_or_else(|| fault(Code::TooLarge).item("address").expected("below 2^47 pages"))?;
+    Folio::new(page, order).ok_or_else(|| fault(Code::Unaligned).item("address").expected(format_args!("aligned to order {order}")))
+}
+
+fn check_sum<M: Memory>(node: &Node<'_, M>, folios: &[Folio], csum: u32) -> Result<Rule, Fault> {
+    let geometry = node.geometry();
+    let mut sums = Rule::ALL.map(Sum::new);
+    let mut buffer = vec![0; PIECE];
+    for folio in folios {
+        let range = folio.range().bytes(geometry);
+        let mut at = range.start();
+        while let Some(rest) = range.end().get().checked_sub(at.get()).filter(|&rest| rest > 0) {
+            let len = usize_of(rest).min(PIECE);
+            let piece = buffer.get_mut(..len).unwrap_or_default();
+            node.memory().read(at, piece)?;
+            sums.iter_mut().for_each(|sum| sum.add(piece));
+            at = PhysAddr::new(at.get().saturating_add(u64_of(len)));
+        }
+        sums.iter_mut().for_each(Sum::end_of_folio);
+    }
+    let right = Rule::ALL.into_iter().zip(sums).find(|(_, sum)| sum.get() == csum);
+    right.map(|(rule, _)| rule).ok_or_else(|| {
+        let [x86, folded] = sums.map(|sum| sum.get());
+        Fault::new(Code::Checksum)
+            .item(CSUM)
+            .found(format_args!("{csum:#010x}"))
+            .expected(format_args!("{x86:#010x} (x86-64) or {folded:#010x} (arm64)"))
+    })
+}

@@ -1,0 +1,126 @@
+//! The typed half of exec: a finished handover leaves, and an incoming one arrives.
+
+use alloc::string::String;
+
+use super::{Bundle, Cargo, ExecError, Parcel, Program, Ticket, arrive};
+use crate::files::{Beside as _, Files};
+use crate::handover::{Finished, Incoming, Unfinished};
+use crate::mem::Arena;
+use crate::report::{Code, Fault};
+
+/// The program was not replaced: why, and the handover as it was.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Stayed {
+    /// Why.
+    pub error: ExecError,
+    /// The handover, still finished: [`Finished::cancel`] goes on as before it.
+    pub finished: Finished<Bundle>,
+}
+
+impl Finished<Bundle> {
+    /// Replaces this process by `program`, which finds the handover with [`Arrival::take`]. With a `ticket`, a successor
+    /// that refuses can come back.
+    ///
+    /// All other threads end, without unwinding; destructors do not run.
+    ///
+    /// # Errors
+    /// Returns only when the process was not replaced. Everything is as it was then: descriptors and their flags,
+    /// signals, environment, mappings.
+    #[must_use]
+    pub fn exec(self, program: &Program, ticket: Option<&Ticket>) -> Stayed {
+        let error = {
+            let bundle = self.memory();
+            let mut cargo = Cargo::new(bundle.arena().nonce(), bundle.arena().fd());
+            cargo.extend(bundle.files().iter());
+            if let Some(ticket) = ticket {
+                cargo = cargo.ticket(ticket);
+            }
+            cargo.exec(program)
+        };
+        Stayed { error, finished: self }
+    }
+}
+
+/// A handover that arrived in this process.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The handover, of which nothing is known yet.
+    pub incoming: Incoming<Bundle>,
+    /// The way back to the predecessor, if it gave one.
+    pub back: Option<WayBack>,
+    /// Why a successor sent this handover back, when this process is the predecessor again.
+    pub reason: Option<String>,
+    /// CLOCK_MONOTONIC of the predecessor right before it left, in nanoseconds.
+    pub left_at: u64,
+}
+
+impl Arrival {
+    /// The handover that was left for this process; none when it was started otherwise. Once in a process.
+    ///
+    /// # Errors
+    /// When something arrived that is not a handover: an arena that is none, of another size or without seals, another
+    /// nonce, descriptors that are too few or too many.
+    pub fn take() -> Result<Option<Self>, Fault> {
+        let Some(parcel) = arrive()? else { return Ok(None) };
+        let Parcel { nonce, stamp_ns, arena, files, ticket, reason, .. } = parcel;
+        let arena = Arena::open(arena)?;
+        if arena.nonce() != nonce {
+            return Err(Fault::new(Code::FileIdentity)
+                .item("nonce")
+                .found(format_args!("an arena of the handover {:#x}", arena.nonce()))
+                .expected(format_args!("{nonce:#x}")));
+        }
+        let (root, _) = arena
+            .root()
+            .ok_or_else(|| Fault::new(Code::NoHandover).item("fdt_addr").found("an arena that was not finished"))?;
+        let bundle = Bundle::of(arena, Files::received(files));
+        Ok(Some(Arrival {
+            incoming: Incoming::new(bundle, root),
+            back: ticket.map(|ticket| WayBack { ticket, stamp_ns }),
+            reason,
+            left_at: stamp_ns,
+        }))
+    }
+}
+
+/// The predecessor's own program, as it was when it left.
+#[derive(Debug)]
+pub struct WayBack {
+    ticket: Ticket,
+    stamp_ns: u64,
+}
+
+impl WayBack {
+    /// Executes the predecessor's program on the same handover, which must be untouched: refused, or failed to restore.
+    /// It learns `reason`.
+    ///
+    /// # Errors
+    /// Returns only when that was not possible, with the handover.
+    #[must_use]
+    pub fn go(&self, incoming: Incoming<Bundle>, reason: &str) -> (ExecError, Incoming<Bundle>) {
+        let error = {
+            let bundle = incoming.memory();
+            let mut cargo = Cargo::new(bundle.arena().nonce(), bundle.arena().fd());
+            cargo.extend(bundle.files().iter());
+            cargo.go_back(&self.ticket, reason)
+        };
+        (error, incoming)
+    }
+
+    /// Whose program it is.
+    #[must_use]
+    pub const fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+}
+
+impl From<Stayed> for Unfinished<Bundle> {
+    fn from(stayed: Stayed) -> Self {
+        let fault = Fault::new(Code::Io).item("exec").found(&stayed.error);
+        match stayed.finished.cancel() {
+            Ok(outgoing) => Unfinished { fault, outgoing },
+            Err(unfinished) => unfinished,
+        }
+    }
+}
