@@ -167,8 +167,9 @@ impl Area {
     /// Copies and checks an area that somebody else described. `taken` has the pages of the lists that were read
     /// before; those of this one are added, also on error, so that many lists that share pages cost linear time.
     ///
-    /// Takes what Linux takes: a chunk ends at its first zero, whatever stands behind. Whether the blocks are preserved,
-    /// and who else owns them, is not checked here.
+    /// Takes what Linux takes: a chunk ends at its first zero, whatever stands behind. Whose the blocks are is not
+    /// checked here: whoever collects the claims of all owners sees which are not preserved, or claimed twice. Who has
+    /// no claims asks [`Area::check_unique`].
     ///
     /// # Errors
     /// - [`Code::VmallocFlags`]: flags that nobody knows.
@@ -176,7 +177,7 @@ impl Area {
     /// - [`Code::VmallocPages`]: `total_pages` is zero, no multiple of a block, or not what the chunks hold.
     /// - [`Code::Unaligned`]: a chunk that is no page, a block that is not aligned to the order.
     /// - [`Code::ListCycle`], [`Code::ListLong`]: a chain that returns, or has more chunks than `total_pages` fill.
-    /// - [`Code::OwnedTwice`]: a chunk that another list has, or a block that stands twice.
+    /// - [`Code::OwnedTwice`]: a chunk that another list has.
     /// - [`Code::Outside`], [`Code::Io`]: as [`Memory::read`] of a chunk. Blocks are not read.
     pub fn load(memory: &dyn Memory, descriptor: &Descriptor, taken: &mut Bits) -> Result<Loaded, Fault> {
         let geometry = memory.geometry();
@@ -210,8 +211,25 @@ impl Area {
         if u64_of(blocks.len()) < count {
             return Err(disagrees().expected(u64_of(blocks.len()) << order.get()));
         }
-        check_unique(&blocks, geometry)?;
         Ok(Loaded { area: Area { order, flags: descriptor.flags.get(), blocks }, chunks: chain.into_pages() })
+    }
+
+    /// Whether every block stands once. In order it costs next to nothing, else a sort.
+    ///
+    /// # Errors
+    /// [`Code::OwnedTwice`] with the address of a block that stands twice.
+    pub fn check_unique(&self, geometry: Geometry) -> Result<(), Fault> {
+        // Not by a bitmap: addresses far apart cost a hostile writer nothing, and must not cost a leaf of it each.
+        let mut places: Vec<(Pfn, usize)> = self.blocks.iter().copied().zip(0..).collect();
+        places.sort();
+        match iter::zip(&places, places.iter().skip(1)).find(|(one, other)| one.0 == other.0) {
+            None => Ok(()),
+            Some((&(block, one), &(_, other))) => Err(Fault::new(Code::OwnedTwice)
+                .address(block.addr(geometry).get())
+                .item(alloc::format!("blocks[{other}]"))
+                .found(format_args!("the block of blocks[{one}]"))
+                .expected("another one")),
+        }
     }
 
     /// Copies bytes of the array, from `offset` on.
@@ -326,25 +344,6 @@ fn block_at(word: u64, order: Order, geometry: Geometry) -> Result<Pfn, Fault> {
     }
     Pfn::new(word >> geometry.page_shift())
         .ok_or_else(|| found(Code::TooLarge).expected(format_args!("below {:#x}", Pfn::LIMIT << geometry.page_shift())))
-}
-
-/// No block stands twice. Sorted and not in a bitmap: addresses far apart, which cost a hostile writer nothing, must not
-/// cost a leaf of a bitmap each.
-fn check_unique(blocks: &[Pfn], geometry: Geometry) -> Result<(), Fault> {
-    if blocks.is_sorted_by(|a, b| a < b) || blocks.is_sorted_by(|a, b| a > b) {
-        return Ok(());
-    }
-    let mut sorted = blocks.to_vec();
-    sorted.sort_unstable();
-    let twice = iter::zip(&sorted, sorted.iter().skip(1)).find(|(a, b)| a == b);
-    let Some((&block, _)) = twice else { return Ok(()) };
-    let mut at = blocks.iter().enumerate().filter(|&(_, &other)| other == block).map(|(index, _)| index);
-    let (one, other) = (at.next().unwrap_or(0), at.next().unwrap_or(0));
-    Err(Fault::new(Code::OwnedTwice)
-        .address(block.addr(geometry).get())
-        .item(alloc::format!("blocks[{other}]"))
-        .found(format_args!("the block of blocks[{one}]"))
-        .expected("another one"))
 }
 
 #[cfg(test)]
