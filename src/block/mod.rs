@@ -1,1 +1,226 @@
-//! block
+//! Fixed-size records in linked pages: layout [`block-v1`](crate::abi::block).
+//!
+//! A [`BlockSet`] lives on the heap and is written page by page when it is stored; [`load`] copies and checks one.
+//! Where Linux's own writer leaves an empty last block, the next kernel panics: this one never writes one.
+//!
+//! ```
+//! use kho::abi::luo::File;
+//! use kho::block::{self, BlockSet};
+//! use kho::mem::{Bits, Geometry, PageRange, Pfn, Ram};
+//!
+//! let mut ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(1).unwrap(), 16).unwrap());
+//! let mut set = BlockSet::new();
+//! set.extend((0..100).map(|token| File { compatible: [0; 48], data: 0.into(), token: token.into() }));
+//! let stored = set.store(&mut ram)?;
+//! assert_eq!(stored.blocks.len(), 2); // 63 records fit one page
+//!
+//! let loaded = block::load::<File>(&ram, stored.first, Some(100), &mut Bits::default())?;
+//! assert_eq!(loaded.records, set.as_slice());
+//! # Ok::<(), kho::report::Fault>(())
+//! ```
+
+use alloc::vec::Vec;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::abi::Wire;
+use crate::abi::block::{Header, MAX_BLOCKS};
+use crate::mem::{Bits, Frame, Frames, Geometry, Memory, Pfn, PhysAddr, chain};
+use crate::num::{u64_of, usize_of};
+use crate::report::{Code, Fault};
+
+/// Records that are to be handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockSet<R> {
+    records: Vec<R>,
+}
+
+/// A block set as it stands in memory.
+#[derive(Debug)]
+#[must_use = "frames that are dropped stay allocated"]
+pub struct Stored {
+    /// The address of the first block, for the owner's structure; 0 when there are no records.
+    pub first: PhysAddr,
+    /// The blocks, in the order of the list.
+    pub blocks: Vec<Frame>,
+}
+
+/// A block set that was read back and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded<R> {
+    /// All records, in order.
+    pub records: Vec<R>,
+    /// The pages that they stood in.
+    pub blocks: Vec<Pfn>,
+}
+
+impl<R: Wire> BlockSet<R> {
+    /// No records.
+    #[must_use]
+    pub const fn new() -> Self {
+        BlockSet { records: Vec::new() }
+    }
+
+    /// Adds a record at the end.
+    pub fn push(&mut self, record: R) {
+        self.records.push(record);
+    }
+
+    /// Adds records at the end.
+    pub fn append(&mut self, records: &[R]) {
+        self.records.extend_from_slice(records);
+    }
+
+    /// Takes away the last record.
+    pub fn pop(&mut self) -> Option<R> {
+        self.records.pop()
+    }
+
+    /// Keeps the first `len` records.
+    pub fn truncate(&mut self, len: usize) {
+        self.records.truncate(len);
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The records, in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[R] {
+        &self.records
+    }
+
+    /// The records, in order, to be changed in place.
+    #[must_use]
+    pub fn as_mut_slice(&mut self) -> &mut [R] {
+        &mut self.records
+    }
+
+    /// The records, in order.
+    pub fn iter(&self) -> core::slice::Iter<'_, R> {
+        self.records.iter()
+    }
+
+    /// Writes the blocks: all full but the last, and none empty. On error nothing stays allocated.
+    ///
+    /// # Errors
+    /// [`Code::ListLong`] for more than [`MAX_BLOCKS`] blocks, which no reader follows; [`Code::TooLarge`] for a record
+    /// that does not fit into a page; and as [`Frames::alloc`] and [`Frames::write`].
+    pub fn store(&self, frames: &mut dyn Frames) -> Result<Stored, Fault> {
+        let geometry = frames.geometry();
+        let parts = self.records.chunks(usize_of(capacity::<R>(geometry)?));
+        if u64_of(parts.len()) > MAX_BLOCKS {
+            return Err(Fault::new(Code::ListLong)
+                .item("blocks")
+                .found(parts.len())
+                .expected(format_args!("at most {MAX_BLOCKS}")));
+        }
+        let blocks = chain::store(frames, parts, |part, page| {
+            page.extend_from_slice(&u64_of(part.len()).to_le_bytes());
+            page.extend_from_slice(part.as_bytes());
+        })?;
+        let first = blocks.first().map_or_else(PhysAddr::default, |block| block.folio().addr(geometry));
+        Ok(Stored { first, blocks })
+    }
+}
+
+impl<R: Wire> Default for BlockSet<R> {
+    fn default() -> Self {
+        BlockSet::new()
+    }
+}
+
+impl<R> From<Vec<R>> for BlockSet<R> {
+    fn from(records: Vec<R>) -> Self {
+        BlockSet { records }
+    }
+}
+
+impl<R> Extend<R> for BlockSet<R> {
+    fn extend<I: IntoIterator<Item = R>>(&mut self, records: I) {
+        self.records.extend(records);
+    }
+}
+
+impl<'a, R> IntoIterator for &'a BlockSet<R> {
+    type Item = &'a R;
+    type IntoIter = core::slice::Iter<'a, R>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.records.iter()
+    }
+}
+
+impl Stored {
+    /// Gives back all that was allocated: unpreserve.
+    pub fn free(self, frames: &mut dyn Frames) {
+        chain::free(frames, self.blocks);
+    }
+}
+
+/// Copies and checks a block set; none at all when `first` is 0.
+///
+/// `count` is how many records the owner says there are, where it says so. `taken` has the pages of the lists that were
+/// read before; those of this one are added, also on error, so that many lists that share pages cost linear time.
+///
+/// # Errors
+/// - [`Code::BlockCount`]: a block without records or with more than it holds; a `count` that is another.
+/// - [`Code::ListCycle`], [`Code::ListLong`]: a list that returns, or has more than [`MAX_BLOCKS`].
+/// - [`Code::OwnedTwice`]: a block that another list has.
+/// - [`Code::Unaligned`], [`Code::TooLarge`]: a block that is no page; also a record that does not fit into one.
+/// - [`Code::Outside`], [`Code::Io`]: as [`Memory::read`].
+pub fn load<R: Wire>(
+    memory: &dyn Memory,
+    first: PhysAddr,
+    count: Option<u64>,
+    taken: &mut Bits,
+) -> Result<Loaded<R>, Fault> {
+    let capacity = capacity::<R>(memory.geometry())?;
+    let wrong = |found: u64| Fault::new(Code::BlockCount).item("count").found(found);
+    let mut chain = chain::Chain::new(memory, first.get(), MAX_BLOCKS, taken);
+    let mut records: Vec<R> = Vec::new();
+    while let Some((at, page)) = chain.follow()? {
+        let cut = || Fault::new(Code::Truncated).address(at.get());
+        let (header, body) = Header::read_from_prefix(page).map_err(|_| cut())?;
+        let here = header.count.get();
+        if !(1..=capacity).contains(&here) {
+            return Err(wrong(here).address(at.get()).expected(format_args!("1..={capacity}")));
+        }
+        let (here, _) = <[R]>::ref_from_prefix_with_elems(body, usize_of(here)).map_err(|_| cut())?;
+        records.extend_from_slice(here);
+        if let Some(count) = count.filter(|&count| count < u64_of(records.len())) {
+            return Err(wrong(count).expected(format_args!("at least {}", records.len())));
+        }
+    }
+    match count {
+        Some(count) if count != u64_of(records.len()) => Err(wrong(count).expected(records.len())),
+        _ => Ok(Loaded { records, blocks: chain.into_pages() }),
+    }
+}
+
+/// Records of one block.
+fn capacity<R: Wire>(geometry: Geometry) -> Result<u64, Fault> {
+    let size = u64_of(size_of::<R>());
+    match geometry.block_capacity(size) {
+        0 => {
+            let most = geometry.page_size().saturating_sub(u64_of(size_of::<Header>()));
+            Err(Fault::new(Code::TooLarge)
+                .item(<R as Wire>::LAYOUT.name)
+                .found(size)
+                .expected(format_args!("1..={most} bytes")))
+        }
+        capacity => Ok(capacity),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 mod addr;
 mod alloc;
 mod bits;
+pub(crate) mod chain;
 mod geometry;
 mod ram;
 
