@@ -14,7 +14,7 @@ use core::fmt;
 
 pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
 pub use alloc::{Frame, FrameAllocator};
-pub use bits::Bits;
+pub use bits::{Bits, Cursor, Numbers, Runs};
 pub use geometry::Geometry;
 pub use ram::Ram;
 
