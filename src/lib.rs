@@ -32,8 +32,17 @@ pub mod abi;
 pub mod block;
 pub mod compat;
 pub mod fdt;
+#[cfg(feature = "std")]
+pub mod files;
+pub mod handover;
 pub mod mem;
+pub mod memfd;
 mod num;
+pub mod payload;
 pub mod radix;
 pub mod report;
+pub mod selftest;
+mod trace;
+#[cfg(feature = "std")]
+pub mod transport;
 pub mod vmalloc;

@@ -25,7 +25,7 @@ pub mod payload;
 pub mod radix;
 pub mod vmalloc;
 
-pub use wire::{Field, Layout, Wire};
+pub use wire::{Field, Layout, Plain, Wire};
 
 /// The layout of every structure here, in the order of the files.
 pub const LAYOUTS: &[&Layout] = &[

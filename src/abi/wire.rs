@@ -35,8 +35,14 @@ pub struct Layout {
     pub fields: &'static [Field],
 }
 
-/// A structure that is read from and written to a handover as it stands.
-pub trait Wire: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Copy + 'static {
+/// Any structure that can be read and written as it stands: its bytes are its value, wherever they are. Derive the
+/// `zerocopy` traits, with fields of `zerocopy::little_endian`, and it is there.
+pub trait Plain: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Copy + 'static {}
+
+impl<T: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Copy + 'static> Plain for T {}
+
+/// A structure of this library's wire formats.
+pub trait Wire: Plain {
     /// Size and offsets as data.
     const LAYOUT: &'static Layout;
 }

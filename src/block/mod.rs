@@ -23,7 +23,7 @@ use alloc::vec::Vec;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::abi::Wire;
+use crate::abi::Plain;
 use crate::abi::block::{Header, MAX_BLOCKS};
 use crate::mem::{Bits, Frame, Frames, Geometry, Memory, Pfn, PhysAddr, chain};
 use crate::num::{u64_of, usize_of};
@@ -54,7 +54,7 @@ pub struct Loaded<R> {
     pub blocks: Vec<Pfn>,
 }
 
-impl<R: Wire> BlockSet<R> {
+impl<R: Plain> BlockSet<R> {
     /// No records.
     #[must_use]
     pub const fn new() -> Self {
@@ -133,7 +133,7 @@ impl<R: Wire> BlockSet<R> {
     }
 }
 
-impl<R: Wire> Default for BlockSet<R> {
+impl<R: Plain> Default for BlockSet<R> {
     fn default() -> Self {
         BlockSet::new()
     }
@@ -178,7 +178,7 @@ impl Stored {
 /// - [`Code::OwnedTwice`]: a block that another list has.
 /// - [`Code::Unaligned`], [`Code::TooLarge`]: a block that is no page; also a record that does not fit into one.
 /// - [`Code::Outside`], [`Code::Io`]: as [`Memory::read`].
-pub fn load<R: Wire>(
+pub fn load<R: Plain>(
     memory: &dyn Memory,
     first: PhysAddr,
     count: Option<u64>,
@@ -208,13 +208,13 @@ pub fn load<R: Wire>(
 }
 
 /// Records of one block.
-fn capacity<R: Wire>(geometry: Geometry) -> Result<u64, Fault> {
+fn capacity<R: Plain>(geometry: Geometry) -> Result<u64, Fault> {
     let size = u64_of(size_of::<R>());
     match geometry.block_capacity(size) {
         0 => {
             let most = geometry.page_size().saturating_sub(u64_of(size_of::<Header>()));
             Err(Fault::new(Code::TooLarge)
-                .item(<R as Wire>::LAYOUT.name)
+                .item(core::any::type_name::<R>())
                 .found(size)
                 .expected(format_args!("1..={most} bytes")))
         }

@@ -169,13 +169,12 @@ impl<M: Memory + Beside> Check<M> for FilesNode {
 
     fn check(&self, node: &mut Node<'_, M>) -> Result<(), Fault> {
         let table: Table = node.blob_as()?;
-        let loaded = block::load_exactly::<Record>(node.memory(), table.records.get().into(), table.count.get())
-            .map_err(|fault| fault.within("records"))?;
-        node.claim_pages(loaded.blocks);
+        let records: Vec<Record> =
+            node.records(table.records.get(), table.count.get()).map_err(|fault| fault.within("records"))?;
         let came = node.source().files();
         let mut seen = BTreeMap::new();
         let mut wrong = Vec::new();
-        for (number, record) in loaded.records.iter().enumerate() {
+        for (number, record) in records.iter().enumerate() {
             let token = record.token.get();
             let item = format!("files[{token:#x}]");
             if let Some(first) = seen.insert(token, number) {

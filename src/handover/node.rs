@@ -3,11 +3,14 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::abi::Wire;
-use crate::mem::{Bits, Folio, Geometry, MemError, Memory, PageRange, PhysAddr, PhysRange};
+use crate::abi::vmalloc::Descriptor;
+use crate::abi::{Plain, Wire};
+use crate::block;
+use crate::mem::{Bits, Folio, Geometry, MemError, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::num::{u64_of, usize_of};
 use crate::radix::Tree;
 use crate::report::{Code, Fault, Findings};
+use crate::vmalloc::Area;
 
 /// Memory of which only what was preserved can be read.
 pub(super) struct Preserved<'a> {
@@ -96,6 +99,8 @@ pub struct Node<'a, M> {
     pub(super) tree: &'a Tree,
     pub(super) blob: PhysRange,
     pub(super) owners: &'a mut Owners,
+    /// Pages of the lists that were read, of all nodes: so that lists that share pages cost linear time.
+    pub(super) taken: &'a mut Bits,
     pub(super) findings: &'a mut Findings,
 }
 
@@ -212,8 +217,30 @@ impl<'a, M: Memory> Node<'a, M> {
         self.own(folio.range());
     }
 
-    /// Claims pages that were each preserved as a block of their own: those of chunks and lists.
-    pub fn claim_pages(&mut self, pages: impl IntoIterator<Item = crate::mem::Pfn>) {
+    /// Copies and checks a vmalloc area, and claims its chunks and its blocks.
+    ///
+    /// # Errors
+    /// As [`Area::load`].
+    pub fn area(&mut self, descriptor: &Descriptor) -> Result<Area, Fault> {
+        let loaded = Area::load(&self.view, descriptor, self.taken)?;
+        self.claim_pages(loaded.chunks);
+        for block in loaded.area.folios() {
+            self.claim(block);
+        }
+        Ok(loaded.area)
+    }
+
+    /// Copies and checks a block set of so many records, and claims its pages.
+    ///
+    /// # Errors
+    /// As [`block::load`].
+    pub fn records<R: Plain>(&mut self, first: u64, count: u64) -> Result<Vec<R>, Fault> {
+        let loaded = block::load(&self.view, PhysAddr::new(first), Some(count), self.taken)?;
+        self.claim_pages(loaded.blocks);
+        Ok(loaded.records)
+    }
+
+    fn claim_pages(&mut self, pages: Vec<Pfn>) {
         for page in pages {
             self.claim(Folio::page(page));
         }

@@ -3,7 +3,7 @@
 use alloc::borrow::ToOwned as _;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use super::MEM_LIMIT;
@@ -153,7 +153,7 @@ impl<'a, M: Home> Scope<'a, M> {
 
     fn keep(&mut self, folio: Folio) -> Result<(), Fault> {
         let range = folio.range();
-        let taken = (range.start().get()..range.end()).find(|&page| self.owned.contains(page));
+        let taken = self.owned.next_set(range.start().get()).filter(|&page| page < range.end());
         if let Some(page) = taken {
             return Err(Fault::new(Code::OwnedTwice)
                 .address(page << self.geometry().page_shift())
@@ -370,7 +370,7 @@ impl<M: Home> Outgoing<M> {
     fn write_tree_and_fdt(&mut self, page: &Frame, geometry: Geometry) -> Result<(radix::Stored, PhysRange), Fault> {
         let stored = self.tree.store(&mut self.memory)?;
         let done = (|| {
-            let fdt = self.root_fdt(stored.root())?;
+            let fdt = self.root_fdt(stored.root)?;
             self.memory.write(page, 0, &fdt)?;
             let range = PhysRange::new(page.folio().addr(geometry), u64_of(fdt.len()))
                 .ok_or_else(|| Fault::new(Code::TooLarge).item("root FDT").found(fdt.len()))?;
@@ -388,37 +388,35 @@ impl<M: Home> Outgoing<M> {
 
     fn root_fdt(&self, tree: PhysAddr) -> Result<Vec<u8>, Fault> {
         let geometry = self.memory.geometry();
-        let mut fdt = Builder::new()?;
-        let mut made_of: Vec<_> = [crate::abi::radix::COMPAT]
+        let mut fdt = Builder::new();
+        let mut made_of: Vec<String> = [crate::abi::radix::COMPAT]
             .into_iter()
             .chain(self.nodes.iter().flat_map(|node| node.compat.uses().iter().copied()))
+            .map(|compat| compat.to_string())
             .collect();
-        made_of.sort_by_cached_key(alloc::string::ToString::to_string);
+        made_of.sort_unstable();
         made_of.dedup();
-        let strings: Vec<String> =
-            core::iter::once(kho::COMPAT).chain(made_of).map(|compat| alloc::format!("{compat}")).collect();
-        fdt.strings(kho::COMPATIBLE, &strings)?;
-        fdt.cells(kho::ADDRESS_CELLS, &[2])?;
-        fdt.cells(kho::SIZE_CELLS, &[2])?;
+        fdt.strings(kho::COMPATIBLE, [kho::COMPAT.to_string()].into_iter().chain(made_of))?;
+        fdt.cells_u32(kho::ADDRESS_CELLS, &[2])?;
+        fdt.cells_u32(kho::SIZE_CELLS, &[2])?;
         fdt.u64_native(kho::PRESERVED_MEMORY_MAP, tree.get())?;
         for node in &self.nodes {
-            fdt.begin_node(&node.name)?;
-            let list: Vec<String> = node.compat.iter().map(|compat| alloc::format!("{compat}")).collect();
-            fdt.strings(kho::COMPATIBLE, &list)?;
-            let mut ranges: Vec<PageRange> = node.kept.folios.iter().map(|folio| folio.range()).collect();
-            coalesce(&mut ranges);
-            let partial = largest(&mut ranges, MEM_LIMIT);
-            let bytes: Vec<PhysRange> = ranges.iter().map(|range| range.bytes(geometry)).collect();
-            fdt.mem(kho::MEM, &bytes)?;
-            if partial {
-                fdt.empty(kho::MEM_PARTIAL)?;
-            }
-            if node.optional {
-                fdt.empty(kho::OPTIONAL)?;
-            }
-            fdt.u64_native(kho::PRESERVED_DATA, node.blob.0.start().get())?;
-            fdt.u64_native(kho::BLOB_SIZE, node.blob.0.size())?;
-            fdt.end_node()?;
+            fdt.node(&node.name, |fdt| {
+                fdt.strings(kho::COMPATIBLE, node.compat.iter().map(|compat| compat.to_string()))?;
+                let mut ranges: Vec<PageRange> = node.kept.folios.iter().map(|folio| folio.range()).collect();
+                coalesce(&mut ranges);
+                let partial = largest(&mut ranges, MEM_LIMIT);
+                let bytes: Vec<PhysRange> = ranges.iter().map(|range| range.bytes(geometry)).collect();
+                fdt.mem(&bytes)?;
+                if partial {
+                    fdt.empty(kho::MEM_PARTIAL)?;
+                }
+                if node.optional {
+                    fdt.empty(kho::OPTIONAL)?;
+                }
+                fdt.u64_native(kho::PRESERVED_DATA, node.blob.0.start().get())?;
+                fdt.u64_native(kho::BLOB_SIZE, node.blob.0.size())
+            })?;
         }
         fdt.finish()
     }
@@ -450,7 +448,7 @@ impl<M: Home> Frames for Outgoing<M> {
     /// A block that is preserved is not freed: unpreserve it first.
     fn free(&mut self, frame: Frame) {
         let range = frame.folio().range();
-        if !(range.start().get()..range.end()).any(|page| self.owned.contains(page)) {
+        if self.owned.next_set(range.start().get()).is_none_or(|page| page >= range.end()) {
             self.memory.free(frame);
         }
     }
@@ -524,7 +522,7 @@ impl<M: Home> Finished<M> {
             let all = node.kept.frames.values().fold(0_u64, |sum, frame| sum.saturating_add(frame.folio().order().pages()));
             all.saturating_sub(node.kept.bulk)
         });
-        let root = [u64_of(self.root.stored.nodes().len()), self.root.page.folio().order().pages()];
+        let root = [u64_of(self.root.stored.nodes.len()), self.root.page.folio().order().pages()];
         let pages: u64 = kept.chain(root).fold(0, u64::saturating_add);
         pages.saturating_mul(self.outgoing.memory.geometry().page_size())
     }

@@ -12,7 +12,7 @@ use super::registry::{CheckedStep, Registry};
 use crate::abi::kho;
 use crate::compat::{Compat, CompatVec, Reads};
 use crate::fdt::{self, Fdt};
-use crate::mem::{Claim, Memory, PageRange, Pfn, PhysAddr, PhysRange};
+use crate::mem::{Bits, Claim, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::radix::{self, Tree};
 use crate::report::{Code, Fault, Findings};
 use crate::trace::Stopwatch;
@@ -75,7 +75,7 @@ impl<M: Memory + 'static> Plan<M> {
     pub(super) fn make(incoming: Incoming<M>, registry: &Registry<M>) -> Self {
         let watch = Stopwatch::start();
         let mut findings = Findings::default();
-        let mut planner = Planner { incoming: &incoming, registry, findings: &mut findings, nodes: Vec::new(), steps: Vec::new() };
+        let mut planner = Planner { incoming: &incoming, registry, findings: &mut findings, taken: Bits::new(), nodes: Vec::new(), steps: Vec::new() };
         let tree = match planner.root() {
             Ok(tree) => Some(tree),
             Err(fault) => {
@@ -142,6 +142,7 @@ struct Planner<'a, M> {
     incoming: &'a Incoming<M>,
     registry: &'a Registry<M>,
     findings: &'a mut Findings,
+    taken: Bits,
     nodes: Vec<NodeReport>,
     steps: Vec<Step<M>>,
 }
@@ -171,12 +172,12 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let bytes = read_root(memory, self.incoming.root)?;
         let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(self.incoming.root.get()))?;
         let root = fdt.root();
-        match_any(required(&root, kho::COMPATIBLE)?.value(), kho::COMPAT).map_err(|fault| fault.item(kho::COMPATIBLE))?;
-        let map = required(&root, kho::PRESERVED_MEMORY_MAP)?.u64_native()?;
+        match_any(root.required(kho::COMPATIBLE)?.value(), kho::COMPAT).map_err(|fault| fault.item(kho::COMPATIBLE))?;
+        let map = root.required(kho::PRESERVED_MEMORY_MAP)?.u64_native()?;
         if map == 0 {
             return Err(Fault::new(Code::NoHandover).item(kho::PRESERVED_MEMORY_MAP).found(0));
         }
-        let loaded = radix::load(memory, PhysAddr::new(map))?;
+        let loaded = Tree::load(memory, PhysAddr::new(map))?;
         if let Err(fault) = loaded.tree.check_disjoint() {
             self.findings.add("/", fault);
         }
@@ -267,6 +268,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
             tree,
             blob: declared.blob,
             owners,
+            taken: &mut self.taken,
             findings: self.findings,
         };
         match component.check(&mut node) {
@@ -355,10 +357,6 @@ fn not_preserved(range: PageRange, tree: &Tree) -> Fault {
         .found(format_args!("{bytes}, of which a page is not preserved"))
 }
 
-fn required<'f>(node: &fdt::Node<'f>, name: &'static str) -> Result<fdt::Property<'f>, Fault> {
-    node.property(name).ok_or_else(|| Fault::new(Code::PropertyMissing).offset(node.offset()).item(name))
-}
-
 /// Holds the string list of a blob against the one version that its reader takes, as Linux does: any entry that is
 /// right makes it right, and what the other entries say is nothing.
 ///
@@ -388,8 +386,8 @@ fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declare
             Some(CompatVec::parse_fdt(property.value()).map_err(|fault| fault.within(kho::COMPATIBLE))?)
         }
     };
-    let start = required(node, kho::PRESERVED_DATA)?.u64_native()?;
-    let size = required(node, kho::BLOB_SIZE)?.u64_native()?;
+    let start = node.required(kho::PRESERVED_DATA)?.u64_native()?;
+    let size = node.required(kho::BLOB_SIZE)?.u64_native()?;
     let blob = PhysRange::new(PhysAddr::new(start), size).ok_or_else(|| {
         Fault::new(Code::TooLarge).address(start).item(kho::BLOB_SIZE).found(size).expected("a blob that ends")
     })?;

@@ -323,12 +323,15 @@ fn edited(edit: impl FnOnce(&mut Builder, u64, u64, &[crate::mem::PhysRange])) -
     let node = fdt.root().child("part").unwrap();
     let blob = node.property("preserved-data").unwrap().u64_native().unwrap();
     let mem: Vec<_> = node.property("mem").unwrap().mem_ranges().map(Result::unwrap).collect();
-    let mut builder = Builder::new().unwrap();
+    let mut builder = Builder::new();
     builder.strings("compatible", &["kho-v4"]).unwrap();
     builder.u64_native("preserved-memory-map", map).unwrap();
-    builder.begin_node("part").unwrap();
-    edit(&mut builder, blob, 8, &mem);
-    builder.end_node().unwrap();
+    builder
+        .node("part", |builder| {
+            edit(builder, blob, 8, &mem);
+            Ok(())
+        })
+        .unwrap();
     let (mut memory, root) = finished.into_parts();
     memory.poke(root.start(), &builder.finish().unwrap()).unwrap();
     let mut registry = Registry::new();
@@ -340,7 +343,7 @@ fn edited(edit: impl FnOnce(&mut Builder, u64, u64, &[crate::mem::PhysRange])) -
 fn a_node_that_lies_is_told_so() {
     let node = |builder: &mut Builder, blob: u64, size: u64, mem: &[crate::mem::PhysRange]| {
         builder.strings("compatible", &["test-one-v1"]).unwrap();
-        builder.mem("mem", mem).unwrap();
+        builder.mem(mem).unwrap();
         builder.u64_native("preserved-data", blob).unwrap();
         builder.u64_native("blob-size", size).unwrap();
     };
@@ -430,7 +433,7 @@ fn roots_that_are_none_are_told_what_they_are() {
     assert_eq!(code(plan(ram(Geometry::K4), 0x1000)), [Code::Outside]);
     let root = |compatible: &[&str], map: u64| {
         let mut memory = ram(Geometry::K4);
-        let mut fdt = Builder::new().unwrap();
+        let mut fdt = Builder::new();
         fdt.strings("compatible", compatible).unwrap();
         fdt.u64_native("preserved-memory-map", map).unwrap();
         memory.poke(PhysAddr::new(0x100_000), &fdt.finish().unwrap()).unwrap();

@@ -19,7 +19,22 @@ pub struct Frame {
     home: u64,
 }
 
+/// A number that no other memory has.
+pub(crate) fn fresh_home() -> u64 {
+    NEXT_HOME.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Frame {
+    /// A frame of a home that keeps the account of its frames itself.
+    pub(crate) const fn of(home: u64, folio: Folio) -> Self {
+        Frame { folio, home }
+    }
+
+    /// Whose frame it is.
+    pub(crate) const fn home(&self) -> u64 {
+        self.home
+    }
+
     /// The block.
     #[must_use]
     pub const fn folio(&self) -> Folio {
@@ -54,7 +69,7 @@ impl FrameAllocator {
     #[must_use]
     pub fn empty(geometry: Geometry, window: PageRange) -> Self {
         FrameAllocator {
-            home: NEXT_HOME.fetch_add(1, Ordering::Relaxed),
+            home: fresh_home(),
             geometry,
             window,
             free: (0..=Order::MAX.get()).map(|_| BTreeSet::new()).collect(),

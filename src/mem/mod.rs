@@ -14,8 +14,10 @@ mod ram;
 use core::fmt;
 
 pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
+#[cfg(feature = "write")]
+pub(crate) use alloc::fresh_home;
 pub use alloc::{Frame, FrameAllocator, Unclaimed};
-pub use bits::Bits;
+pub use bits::{Bits, Cursor, Numbers, Runs};
 pub use geometry::Geometry;
 pub use ram::Ram;
 

@@ -18,9 +18,8 @@ use crate::abi::memfd::{COMPAT, FOLIO_FLAGS, Memfd, PFN_BITS, SEALS};
 use crate::compat::CompatList;
 use crate::handover::{Check, Node};
 use crate::mem::{Folio, Geometry, Memory, PhysAddr};
-use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
-use crate::vmalloc;
+use crate::vmalloc::Area;
 
 #[cfg(feature = "std")]
 pub use carry::ByPages;
@@ -76,12 +75,8 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
     if nr == 0 {
         return Ok(file);
     }
-    let loaded = vmalloc::Area::load(node.memory(), &wire.folios).map_err(|fault| fault.within("folios"))?;
-    let mut records = read_records(node, &loaded, nr)?;
-    node.claim_pages(loaded.chunks);
-    for block in loaded.area.folios() {
-        node.claim(block);
-    }
+    let area = node.area(&wire.folios).map_err(|fault| fault.within("folios"))?;
+    let mut records = read_records(node, &area, nr)?;
     records.sort_unstable_by_key(|&(_, index)| index);
     let mut end = 0;
     for &(folio, index) in &records {
@@ -100,15 +95,13 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
 }
 
 fn read_records<M: Memory>(
-    node: &mut Node<'_, M>,
-    loaded: &vmalloc::Loaded,
+    node: &Node<'_, M>,
+    area: &Area,
     nr: u64,
 ) -> Result<Vec<(Folio, u64)>, Fault> {
     let geometry = node.geometry();
-    let bytes = loaded.area.read_array(node.memory(), nr, u64_of(size_of::<abi::memfd::Folio>()))?;
-    let records = <[abi::memfd::Folio] as zerocopy::FromBytes>::ref_from_bytes(&bytes)
-        .map_err(|_| Fault::new(Code::Truncated).item("folios"))?;
-    let mut folios = Vec::with_capacity(usize_of(nr));
+    let records: Vec<abi::memfd::Folio> = area.read_records(node.memory(), nr).map_err(|fault| fault.item("nr_folios"))?;
+    let mut folios = Vec::with_capacity(records.len());
     for (number, record) in records.iter().enumerate() {
         if let Some(folio) = read_record(node, record, geometry).map_err(|fault| fault.within(&format!("folios[{number}]")))? {
             folios.push(folio);

@@ -74,8 +74,8 @@ impl<M: Memory> Check<M> for ArrayNode {
         if bytes == 0 && array.blocks == zerocopy::FromZeros::new_zeroed() {
             return Ok((Vec::new(), 0));
         }
-        let loaded = Area::load(node.memory(), &array.blocks).map_err(|fault| fault.within("blocks"))?;
-        let held = loaded.area.bytes(node.geometry());
+        let area = node.area(&array.blocks).map_err(|fault| fault.within("blocks"))?;
+        let held = area.bytes(node.geometry());
         if bytes > held {
             return Err(Fault::new(Code::VmallocPages)
                 .address(node.blob_range().start().get())
@@ -83,12 +83,7 @@ impl<M: Memory> Check<M> for ArrayNode {
                 .found(bytes)
                 .expected(format_args!("at most {held}, what the blocks hold")));
         }
-        node.claim_pages(loaded.chunks);
-        let folios: Vec<Folio> = loaded.area.folios().collect();
-        for &folio in &folios {
-            node.claim(folio);
-        }
-        Ok((folios, bytes))
+        Ok((area.folios().collect(), bytes))
     }
 }
 

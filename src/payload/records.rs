@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 
-use crate::abi::{self, Wire};
+use crate::abi::{self, Plain};
 use crate::block;
 use crate::compat::CompatList;
 use crate::handover::{Check, Node};
@@ -22,7 +22,7 @@ pub struct Records<'a, R> {
 }
 
 #[cfg(feature = "write")]
-impl<M: crate::handover::Home, R: Wire> crate::handover::Preserve<M> for Records<'_, R> {
+impl<M: crate::handover::Home, R: Plain> crate::handover::Preserve<M> for Records<'_, R> {
     fn compat(&self) -> CompatList<'static> {
         self.made_of
     }
@@ -55,7 +55,7 @@ impl<R> RecordsNode<R> {
     }
 }
 
-impl<M: Memory, R: Wire> Check<M> for RecordsNode<R> {
+impl<M: Memory, R: Plain> Check<M> for RecordsNode<R> {
     type Checked = Vec<R>;
 
     fn compat(&self) -> CompatList<'static> {
@@ -69,11 +69,8 @@ impl<M: Memory, R: Wire> Check<M> for RecordsNode<R> {
                 .address(node.blob_range().start().get())
                 .item("record")
                 .found(format_args!("records of {} bytes", table.record))
-                .expected(format_args!("{}, the size of {}", size_of::<R>(), R::LAYOUT.name)));
+                .expected(format_args!("{}, the size of {}", size_of::<R>(), core::any::type_name::<R>())));
         }
-        let loaded = block::load_exactly::<R>(node.memory(), table.first.get().into(), table.count.get())
-            .map_err(|fault| fault.within("records"))?;
-        node.claim_pages(loaded.blocks);
-        Ok(loaded.records)
+        node.records(table.first.get(), table.count.get()).map_err(|fault| fault.within("records"))
     }
 }

@@ -16,12 +16,13 @@ use alloc::vec::Vec;
 use crate::abi;
 use crate::abi::kho_test::{COMPAT, CSUM, DATA, FOLIOS_INFO, MAGIC, MAGIC_VALUE, NR_FOLIOS};
 use crate::compat::CompatList;
-use crate::fdt::{Fdt, Node as FdtNode};
+use zerocopy::little_endian::U64;
+
+use crate::fdt::Fdt;
 use crate::handover::{Check, Component, Node};
 use crate::mem::{Claim, Folio, Frame, Memory, Order, PhysAddr};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
-use crate::vmalloc;
 
 pub use checksum::{Rule, Sum};
 #[cfg(feature = "write")]
@@ -65,16 +66,12 @@ impl<M: Memory> Check<M> for SelfTest {
         let at = node.blob_range().start().get();
         let bytes = node.blob(BLOB_LIMIT)?;
         let stated = read_blob(&bytes).map_err(|fault| fault.address(at))?;
-        let area = vmalloc::Area::load(node.memory(), &stated.info).map_err(|fault| fault.within(FOLIOS_INFO))?;
-        let words = area.area.read_array(node.memory(), u64::from(stated.count), 8).map_err(|fault| fault.within(FOLIOS_INFO))?;
-        node.claim_pages(area.chunks.iter().copied());
-        for block in area.area.folios() {
-            node.claim(block);
-        }
-        let mut folios = Vec::with_capacity(usize_of(u64::from(stated.count)));
-        for (number, word) in words.chunks_exact(8).enumerate() {
-            let word = word.try_into().map(u64::from_le_bytes).unwrap_or_default();
-            let folio = read_word(word, node).map_err(|fault| fault.within(&format!("folios[{number}]")))?;
+        let area = node.area(&stated.info).map_err(|fault| fault.within(FOLIOS_INFO))?;
+        let words: Vec<U64> =
+            area.read_records(node.memory(), stated.count.into()).map_err(|fault| fault.within(FOLIOS_INFO))?;
+        let mut folios = Vec::with_capacity(words.len());
+        for (number, word) in words.into_iter().enumerate() {
+            let folio = read_word(word.get(), node).map_err(|fault| fault.within(&format!("folios[{number}]")))?;
             node.claim(folio);
             folios.push(folio);
         }
@@ -106,9 +103,9 @@ struct Stated {
 fn read_blob(bytes: &[u8]) -> Result<Stated, Fault> {
     let fdt = Fdt::parse(bytes)?;
     let root = fdt.root();
-    let list = required(&root, abi::kho::COMPATIBLE)?;
+    let list = root.required(abi::kho::COMPATIBLE)?;
     crate::handover::match_any(list.value(), COMPAT).map_err(|fault| fault.item(abi::kho::COMPATIBLE))?;
-    let magic = required(&root, MAGIC)?.u32_native()?;
+    let magic = root.required(MAGIC)?.u32_native()?;
     if magic != MAGIC_VALUE {
         let fault = Fault::new(Code::Magic).item(MAGIC);
         return Err(fault.found(format_args!("{magic:#x}")).expected(format_args!("{MAGIC_VALUE:#x}")));
@@ -116,19 +113,15 @@ fn read_blob(bytes: &[u8]) -> Result<Stated, Fault> {
     let data = root
         .child(DATA)
         .ok_or_else(|| Fault::new(Code::PropertyMissing).offset(root.offset()).item(DATA).expected("a node"))?;
-    let info = required(&data, FOLIOS_INFO)?;
+    let info = data.required(FOLIOS_INFO)?;
     let info = zerocopy::FromBytes::read_from_bytes(info.value()).map_err(|_| {
         Fault::new(Code::PropertySize).offset(info.offset()).item(FOLIOS_INFO).found(info.value().len()).expected(16)
     })?;
     Ok(Stated {
-        count: required(&data, NR_FOLIOS)?.u32_native()?,
+        count: data.required(NR_FOLIOS)?.u32_native()?,
         info,
-        csum: required(&data, CSUM)?.u32_native()?,
+        csum: data.required(CSUM)?.u32_native()?,
     })
-}
-
-fn required<'f>(node: &FdtNode<'f>, name: &'static str) -> Result<crate::fdt::Property<'f>, Fault> {
-    node.property(name).ok_or_else(|| Fault::new(Code::PropertyMissing).offset(node.offset()).item(name))
 }
 
 /// An address whose low bits, zero in every address of a page, are the order.

@@ -53,14 +53,14 @@ impl<M: Home> Preserve<M> for Payload<'_> {
         let stored = vmalloc::store_bytes(scope, Order::ZERO, &words)?;
         let count = u32::try_from(self.folios.len())
             .map_err(|_| Fault::new(Code::TooLarge).item(NR_FOLIOS).found(self.folios.len()))?;
-        let mut fdt = Builder::new()?;
-        fdt.strings(COMPATIBLE, &[alloc::format!("{COMPAT}")])?;
+        let mut fdt = Builder::new();
+        fdt.strings(COMPATIBLE, [alloc::format!("{COMPAT}")])?;
         fdt.u32_native(MAGIC, MAGIC_VALUE)?;
-        fdt.begin_node(DATA)?;
-        fdt.u32_native(NR_FOLIOS, count)?;
-        fdt.bytes(FOLIOS_INFO, stored.descriptor.as_bytes())?;
-        fdt.u32_native(CSUM, sum.get())?;
-        fdt.end_node()?;
+        fdt.node(DATA, |data| {
+            data.u32_native(NR_FOLIOS, count)?;
+            data.bytes(FOLIOS_INFO, stored.descriptor.as_bytes())?;
+            data.u32_native(CSUM, sum.get())
+        })?;
         // Linux takes its own tree only from a block of order 1 or more.
         let one = Order::new(1).unwrap_or(Order::ZERO);
         scope.blob_of_order(&fdt.finish()?, one)

@@ -1,0 +1,201 @@
+//! Where a block has its bit in memory.
+//!
+//! The wire format keeps each order apart, so a run of 37 pages, which is six or seven blocks, is six or seven places
+//! far from each other. Here six orders at a time share one word, a *heap* in the sense of a binary heap: bit 1 is the
+//! block of 64 units, bits 2 and 3 its halves, and so on to bits 32..=63, the pairs of units. So all blocks of such a
+//! run are in two neighbouring words, and which bits they are is looked up in a table.
+//!
+//! Level 0 is a plain bitmap of the blocks of order 0. Level `l` has the orders `6*l - 5 ..= 6*l`; its unit is
+//! `64^(l-1)` pages, and its word `w` describes the units `64*w ..= 64*w + 63`.
+
+use crate::mem::{Folio, Order, Pfn};
+
+/// Levels, for all orders up to [`Order::MAX`].
+pub(super) const LEVELS: usize = 9;
+const _: () = assert!(Order::MAX.get() <= 6 * (LEVELS as u32 - 1) && LEVELS < 10);
+
+/// Where the blocks of one order are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Which level.
+    pub(super) level: usize,
+    /// log2 of the blocks of this order in one word.
+    pub(super) per_word: u32,
+    /// The bits of a word from here on are these blocks.
+    pub(super) shift: u32,
+}
+
+impl Place {
+    #[inline]
+    pub(super) const fn of(order: u32) -> Place {
+        if order == 0 {
+            return Place { level: 0, per_word: 6, shift: 0 };
+        }
+        let level = (order.wrapping_add(5)) / 6;
+        let per_word = level.wrapping_mul(6).wrapping_sub(order);
+        Place { level: crate::num::index_of(level), per_word, shift: 1 << per_word }
+    }
+
+    /// The blocks of this order in a word of their level: bit `n` is the `n`th.
+    #[inline]
+    pub(super) const fn field(self, word: u64) -> u64 {
+        word >> self.shift & self.mask()
+    }
+
+    /// As many bits as there are blocks in a word.
+    pub(super) const fn mask(self) -> u64 {
+        u64::MAX >> 64_u32.wrapping_sub(1 << self.per_word)
+    }
+
+    /// Word and bit of the block with that number (its first page over its pages).
+    #[inline]
+    pub(super) const fn bit(self, number: u64) -> (u64, u32) {
+        let within = number & (1_u64 << self.per_word).wrapping_sub(1);
+        (number >> self.per_word, self.shift.wrapping_add(low(within)))
+    }
+}
+
+/// Level, word and bit of a block.
+#[inline]
+pub(super) const fn locate(folio: Folio) -> (usize, u64, u32) {
+    let order = folio.order().get();
+    let place = Place::of(order);
+    let (word, bit) = place.bit(folio.pfn().get() >> order);
+    (place.level, word, bit)
+}
+
+/// The block with that number.
+pub(super) const fn folio(order: u32, number: u64) -> Option<Folio> {
+    match (Pfn::new(number << order), Order::new(order)) {
+        (Some(pfn), Some(order)) => Folio::new(pfn, order),
+        _ => None,
+    }
+}
+
+/// log2 of the pages of a unit of that level, which is not level 0.
+#[allow(clippy::as_conversions, reason = "a level is below 9; not const otherwise")]
+pub(super) const fn unit_shift(level: usize) -> u32 {
+    (level as u32).saturating_sub(1).wrapping_mul(6)
+}
+
+/// The bits of all blocks of a heap that contain a unit.
+pub(super) const fn around(unit: u64) -> u64 {
+    let mut at = (unit & 63 | 64) >> 1;
+    let mut bits = 0;
+    while at != 0 {
+        bits |= 1_u64 << at;
+        at >>= 1;
+    }
+    bits
+}
+
+/// Which units a heap covers, and which of them twice.
+pub(super) const fn cover(heap: u64) -> (u64, u64) {
+    let (mut once, mut twice) = (0, 0);
+    let mut width = 1;
+    while width < 64 {
+        let field = heap >> width & u64::MAX >> 64_u32.wrapping_sub(width);
+        twice |= once & field;
+        once = double(once | field);
+        twice = double(twice);
+        width <<= 1;
+    }
+    (once, twice)
+}
+
+/// Each of the low 32 bits, twice.
+const fn double(bits: u64) -> u64 {
+    let mut bits = bits;
+    bits = (bits | bits << 16) & 0x0000_ffff_0000_ffff;
+    bits = (bits | bits << 8) & 0x00ff_00ff_00ff_00ff;
+    bits = (bits | bits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    bits = (bits | bits << 2) & 0x3333_3333_3333_3333;
+    bits = (bits | bits << 1) & 0x5555_5555_5555_5555;
+    bits | bits << 1
+}
+
+/// The blocks of a short run in the two levels of the small orders.
+pub(super) struct Small {
+    /// First and last word with blocks of order 0, and their bits.
+    pub(super) pages: [(u64, u64); 2],
+    /// First and last heap, and their bits: the orders 1 to 5.
+    pub(super) heaps: [(u64, u64); 2],
+    /// What lies between, first page and the page behind: whole words, none when not below each other.
+    pub(super) middle: (u64, u64),
+}
+
+impl Small {
+    /// Cuts the pages from `start` up to `end`, of which there is at least one, into blocks below order 6 and the rest.
+    ///
+    /// Let the *crest* be the page number in `start..=end` that is divisible by the highest power of two. Up to it the
+    /// blocks are the bits of `crest - start`, growing, behind it the bits of `end - crest`, shrinking. Up to the next
+    /// word they are the same as those of a run that goes to the word's end, as far as that goes beyond the crest only
+    /// with larger blocks; hence the tables.
+    #[inline]
+    pub(super) fn new(start: u64, end: u64) -> Small {
+        let (odd_start, odd_end) = (start & 1, end & 1);
+        let pages = [
+            (start >> 6, odd_start << (start & 63)),
+            // When `end` is odd, the page below it is in the same word.
+            (end >> 6, odd_end << (end.wrapping_sub(odd_end) & 63)),
+        ];
+        let (start, end) = (start.wrapping_add(odd_start), end.wrapping_sub(odd_end));
+        // log2 of more than any block below the crest has; an order above 5 is not in the tables.
+        let crest = 63_u32.wrapping_sub((start.wrapping_sub(1) ^ end | 1).leading_zeros()).min(6);
+        let below_crest = u64::MAX << (1_u32 << 7_u32.wrapping_sub(crest.max(1)));
+        let below_crest = if crest == 1 { 0 } else { below_crest };
+        let heaps = [
+            (start >> 6, table(&UP_TO_END, start) & below_crest),
+            (end >> 6, table(&FROM_START, end) & below_crest),
+        ];
+        Small { pages, heaps, middle: (start.wrapping_add(63) & !63, end & !63) }
+    }
+}
+
+#[inline]
+fn table(table: &[u64; 32], page: u64) -> u64 {
+    table.get(crate::num::usize_of(page >> 1) % 32).copied().unwrap_or(0)
+}
+
+/// The blocks of a heap from unit `2 * i` up to its end; none for 0, which is a whole word.
+static UP_TO_END: [u64; 32] = tables().0;
+/// The blocks of a heap from its start up to unit `2 * i`.
+static FROM_START: [u64; 32] = tables().1;
+
+#[allow(clippy::indexing_slicing, reason = "runs when the library is compiled")]
+const fn tables() -> ([u64; 32], [u64; 32]) {
+    let (mut up, mut from) = ([0; 32], [0; 32]);
+    let mut i = 1;
+    while i < 32 {
+        let mut at = 32 | i;
+        // A right half has no sibling to the right: go up; a left half's sibling is taken, and the way goes up there.
+        let mut order = 0_u32;
+        let mut left = 32 - i;
+        while left != 0 {
+            if left & 1 != 0 {
+                up[i] |= 1 << at;
+                at += 1;
+            }
+            left >>= 1;
+            at >>= 1;
+            order += 1;
+        }
+        let _ = order;
+        let mut at = 32 | i;
+        let mut rest = i;
+        while rest != 0 {
+            if rest & 1 != 0 {
+                from[i] |= 1 << (at - 1);
+            }
+            rest >>= 1;
+            at >>= 1;
+        }
+        i += 1;
+    }
+    (up, from)
+}
+
+#[allow(clippy::as_conversions, reason = "below 64; not const otherwise")]
+const fn low(bits: u64) -> u32 {
+    bits as u32
+}
