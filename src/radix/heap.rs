@@ -12,7 +12,7 @@ use crate::mem::{Folio, Order, Pfn};
 
 /// Levels, for all orders up to [`Order::MAX`].
 pub(super) const LEVELS: usize = 9;
-const _: () = assert!(Order::MAX.get() <= 6 * (LEVELS as u32 - 1) && LEVELS < 10);
+const _: () = assert!(Order::MAX.index() / 6 < LEVELS - 1);
 
 /// Where the blocks of one order are.
 #[derive(Clone, Copy, Debug)]
@@ -78,15 +78,42 @@ pub(super) const fn unit_shift(level: usize) -> u32 {
     (level as u32).saturating_sub(1).wrapping_mul(6)
 }
 
-/// The bits of all blocks of a heap that contain a unit.
-pub(super) const fn around(unit: u64) -> u64 {
+/// The block of a bit.
+pub(super) const fn block(level: usize, word: u64, bit: u32) -> Option<Folio> {
+    let per_word = match (level, bit.checked_ilog2()) {
+        (0, _) => return folio(0, word << 6 | wide(bit)),
+        (_, Some(log)) => log,
+        (_, None) => return None,
+    };
+    let number = word << per_word | wide(bit ^ (1 << per_word));
+    folio(unit_shift(level).wrapping_add(6).wrapping_sub(per_word), number)
+}
+
+/// The word of a level that a page is in, and the bits of all blocks there that contain it.
+pub(super) const fn holding(level: usize, page: u64) -> (u64, u64) {
+    let unit = page >> unit_shift(level);
+    if level == 0 {
+        return (unit >> 6, 1 << (unit & 63));
+    }
     let mut at = (unit & 63 | 64) >> 1;
     let mut bits = 0;
     while at != 0 {
         bits |= 1_u64 << at;
         at >>= 1;
     }
-    bits
+    (unit >> 6, bits)
+}
+
+/// How many pages the blocks of these bits have.
+pub(super) fn pages_of(level: usize, bits: u64) -> u64 {
+    let mut rest = bits;
+    let mut pages: u64 = 0;
+    while rest != 0 {
+        let order = block(level, 0, rest.trailing_zeros()).map_or(0, |folio| folio.order().pages());
+        pages = pages.wrapping_add(order);
+        rest &= rest.wrapping_sub(1);
+    }
+    pages
 }
 
 /// Which units a heap covers, and which of them twice.
@@ -141,13 +168,12 @@ impl Small {
         ];
         let (start, end) = (start.wrapping_add(odd_start), end.wrapping_sub(odd_end));
         // log2 of more than any block below the crest has; an order above 5 is not in the tables.
-        let crest = 63_u32.wrapping_sub((start.wrapping_sub(1) ^ end | 1).leading_zeros()).min(6);
-        let below_crest = u64::MAX << (1_u32 << 7_u32.wrapping_sub(crest.max(1)));
-        let below_crest = if crest == 1 { 0 } else { below_crest };
-        let heaps = [
-            (start >> 6, table(&UP_TO_END, start) & below_crest),
-            (end >> 6, table(&FROM_START, end) & below_crest),
-        ];
+        let crest = 63_u32.wrapping_sub((start.wrapping_sub(1) ^ end).leading_zeros()).min(6);
+        // The orders below that are the bits from `2 * half` on, which may be 64.
+        let half = 1_u32 << 6_u32.wrapping_sub(crest);
+        let below_crest = u64::MAX << half << half;
+        let heaps =
+            [(start >> 6, table(&UP_TO_END, start) & below_crest), (end >> 6, table(&FROM_START, end) & below_crest)];
         Small { pages, heaps, middle: (start.wrapping_add(63) & !63, end & !63) }
     }
 }
@@ -162,14 +188,12 @@ static UP_TO_END: [u64; 32] = tables().0;
 /// The blocks of a heap from its start up to unit `2 * i`.
 static FROM_START: [u64; 32] = tables().1;
 
-#[allow(clippy::indexing_slicing, reason = "runs when the library is compiled")]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "runs when the library is compiled")]
 const fn tables() -> ([u64; 32], [u64; 32]) {
     let (mut up, mut from) = ([0; 32], [0; 32]);
     let mut i = 1;
     while i < 32 {
         let mut at = 32 | i;
-        // A right half has no sibling to the right: go up; a left half's sibling is taken, and the way goes up there.
-        let mut order = 0_u32;
         let mut left = 32 - i;
         while left != 0 {
             if left & 1 != 0 {
@@ -178,9 +202,7 @@ const fn tables() -> ([u64; 32], [u64; 32]) {
             }
             left >>= 1;
             at >>= 1;
-            order += 1;
         }
-        let _ = order;
         let mut at = 32 | i;
         let mut rest = i;
         while rest != 0 {
@@ -198,4 +220,9 @@ const fn tables() -> ([u64; 32], [u64; 32]) {
 #[allow(clippy::as_conversions, reason = "below 64; not const otherwise")]
 const fn low(bits: u64) -> u32 {
     bits as u32
+}
+
+#[allow(clippy::as_conversions, reason = "widening; not const otherwise")]
+const fn wide(bits: u32) -> u64 {
+    bits as u64
 }
