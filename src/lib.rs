@@ -36,4 +36,6 @@ pub mod mem;
 mod num;
 pub mod radix;
 pub mod report;
+#[cfg(feature = "std")]
+pub mod transport;
 pub mod vmalloc;
