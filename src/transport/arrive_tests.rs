@@ -22,8 +22,7 @@ fn pair() -> (OwnedFd, OwnedFd) {
 }
 
 fn pair_of(kind: SocketType) -> (OwnedFd, OwnedFd) {
-    let (sender, receiver) =
-        rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+    let (sender, receiver) = rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
     rustix::io::fcntl_setfd(&receiver, FdFlags::empty()).unwrap();
     (sender, receiver)
 }

@@ -42,7 +42,9 @@ pub enum ExecError {
         mode: u32,
     },
     /// The program is a script: its interpreter would have to open a descriptor that exec closes.
-    #[error("the program is a script (#!): a descriptor that exec closes cannot be given to its interpreter; exec the interpreter instead")]
+    #[error(
+        "the program is a script (#!): a descriptor that exec closes cannot be given to its interpreter; exec the interpreter instead"
+    )]
     Script,
     /// The program does not begin as an ELF file does.
     #[error("the program is no ELF file: it begins with {found:02x?}")]
@@ -286,8 +288,7 @@ impl Program {
 fn open(path: &Path) -> Result<OwnedFd, ExecError> {
     // NONBLOCK: a pipe must not hold us before it is refused.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|errno| ExecError::io(path.to_string_lossy(), errno.into()))
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| ExecError::io(path.to_string_lossy(), errno.into()))
 }
 
 fn c_string(text: OsString) -> Result<CString, ExecError> {

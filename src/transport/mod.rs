@@ -11,6 +11,29 @@
 //! before exec, and it is named in one environment variable, [`VARIABLE`], with process id and nonce. So nothing else
 //! leaks into the successor, and a variable that somebody inherits by accident is worth nothing.
 //!
+//! ```no_run
+//! use std::os::fd::AsFd;
+//!
+//! use kho::transport::{Cargo, Program, Ticket, arrive};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (arena, log) = (std::fs::File::open("/dev/null")?, std::fs::File::open("/dev/null")?);
+//! # fn understood(_: &kho::transport::Parcel) -> bool { true }
+//! // The successor, first thing in main:
+//! if let Some(parcel) = arrive()? {
+//!     if !understood(&parcel) {
+//!         return Err(parcel.go_back("state-v3 is newer than state-v2").into());
+//!     }
+//! }
+//! // The predecessor, when it is time:
+//! let ticket = Ticket::current()?;
+//! let cargo = Cargo::new(0x5eed, arena.as_fd()).file(1, log.as_fd()).ticket(&ticket);
+//! let error = cargo.exec(&Program::open("/usr/bin/next")?.args(["--take-over"]));
+//! eprintln!("still here, and as before: {error}");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What exec does besides
 //! Exec ends all other threads of the process, without unwinding. Between the clearing of the close-on-exec flag and
 //! exec, a thread that forks could pass the socket to its child; the child cannot use it, because the process id is
@@ -101,6 +124,10 @@ impl Parcel {
     pub fn go_back(&self, reason: &str) -> ExecError {
         use std::os::fd::AsFd as _;
         let Some(ticket) = &self.ticket else { return ExecError::NoTicket };
+        // What overwrites the file between here and exec goes unnoticed; a sealed copy has no such gap.
+        if let Err(fault) = ticket.verify() {
+            return ExecError::Ticket(fault);
+        }
         let program = match ticket.program() {
             Ok(program) => program,
             Err(error) => return error,
@@ -108,10 +135,6 @@ impl Parcel {
         let mut cargo = Cargo::new(self.nonce, self.arena.as_fd());
         cargo.extend(self.files.iter().map(|(token, file)| (*token, file.as_fd())));
         cargo.reason = Some(reason);
-        // Verified as late as possible: what changes the file after this line runs unnoticed, except a sealed copy.
-        if let Err(fault) = ticket.verify() {
-            return ExecError::Ticket(fault);
-        }
         cargo.exec(&program)
     }
 }

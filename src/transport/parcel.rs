@@ -298,13 +298,7 @@ impl<F> Assembler<F> {
         Ok(Progress::More)
     }
 
-    fn files(
-        &mut self,
-        bytes: &[u8],
-        descriptors: Vec<F>,
-        files: &mut Vec<(u64, F)>,
-        total: u64,
-    ) -> Result<(), Fault> {
+    fn files(&mut self, bytes: &[u8], descriptors: Vec<F>, files: &mut Vec<(u64, F)>, total: u64) -> Result<(), Fault> {
         let (prefix, rest) = prefix(bytes, "files")?;
         let count = index_of(prefix.count.get());
         if count == 0 || count > BATCH {
@@ -350,15 +344,14 @@ fn read_reason(bytes: &[u8]) -> Result<String, Fault> {
         return Err(Fault::new(Code::TooLarge).item("reason").found(count).expected("at most 4096 bytes"));
     }
     same_length("reason", text.len(), count)?;
-    let text = std::str::from_utf8(text).map_err(|error| {
-        Fault::new(Code::Text).item("reason").offset(u64_of(error.valid_up_to())).found("no UTF-8")
-    })?;
+    let text = std::str::from_utf8(text)
+        .map_err(|error| Fault::new(Code::Text).item("reason").offset(u64_of(error.valid_up_to())).found("no UTF-8"))?;
     Ok(text.to_owned())
 }
 
 fn read_ticket<F>(bytes: &[u8], file: F) -> Result<RawTicket<F>, Fault> {
-    let (record, rest) = TicketRecord::read_from_prefix(bytes)
-        .map_err(|_| short("ticket", bytes.len(), size_of::<TicketRecord>()))?;
+    let (record, rest) =
+        TicketRecord::read_from_prefix(bytes).map_err(|_| short("ticket", bytes.len(), size_of::<TicketRecord>()))?;
     let copy = match record.copy.get() {
         0 => false,
         1 => true,

@@ -78,9 +78,17 @@ fn another_version_is_a_mismatch_and_no_corruption() {
     later[8] = 2;
     // Longer than ours, and still not corrupt.
     later.extend_from_slice(&[1; 40]);
-    refused(&[(later.clone(), vec![1])], Code::VersionNewer, "version-newer: parcel: found kho-parcel-v2, expected kho-parcel-v1");
+    refused(
+        &[(later.clone(), vec![1])],
+        Code::VersionNewer,
+        "version-newer: parcel: found kho-parcel-v2, expected kho-parcel-v1",
+    );
     later[8] = 0;
-    refused(&[(later, vec![1])], Code::VersionOlder, "version-older: parcel: found kho-parcel-v0, expected kho-parcel-v1");
+    refused(
+        &[(later, vec![1])],
+        Code::VersionOlder,
+        "version-older: parcel: found kho-parcel-v0, expected kho-parcel-v1",
+    );
 }
 
 #[test]
@@ -89,7 +97,11 @@ fn a_head_that_is_none() {
     other[0] = b'X';
     let says = "magic: head.magic: found 0x584b484f50434c0a, expected 0x7f4b484f50434c0a";
     refused(&[(other, vec![1])], Code::Magic, says);
-    refused(&[(head(0, 0)[..31].to_vec(), vec![1])], Code::Truncated, "truncated: head: found 31 bytes, expected 32 bytes");
+    refused(
+        &[(head(0, 0)[..31].to_vec(), vec![1])],
+        Code::Truncated,
+        "truncated: head: found 31 bytes, expected 32 bytes",
+    );
     let mut longer = head(0, 0);
     longer.push(0);
     refused(&[(longer, vec![1])], Code::ParcelMessage, "parcel-message: head: found 33 bytes, expected 32 bytes");
@@ -166,13 +178,21 @@ fn tickets_reasons_and_ends_that_lie() {
     ticket_says(ticket(0, 0, 0, b""), Code::ParcelCount, "parcel-count: ticket.argc: found 0, expected 1");
     let says = "too-large: ticket.argv: found 65537, expected at most 65536 bytes";
     ticket_says(ticket(0, 0, 1, &[0; 65_537]), Code::TooLarge, says);
-    ticket_says(ticket(0, 0, 1, b"")[..55].to_vec(), Code::Truncated, "truncated: ticket: found 55 bytes, expected 56 bytes");
+    ticket_says(
+        ticket(0, 0, 1, b"")[..55].to_vec(),
+        Code::Truncated,
+        "truncated: ticket: found 55 bytes, expected 56 bytes",
+    );
 
     let reason_says = |bytes: Vec<u8>, code, says| {
         refused(&[(head(HAS_REASON, 0), vec![1]), (bytes, vec![])], code, says);
     };
     reason_says(text(REASON, 2, b"a\xff"), Code::Text, "text: reason at offset 0x1: no UTF-8");
-    reason_says(text(REASON, 4097, &[b'a'; 4097]), Code::TooLarge, "too-large: reason: found 4097, expected at most 4096 bytes");
+    reason_says(
+        text(REASON, 4097, &[b'a'; 4097]),
+        Code::TooLarge,
+        "too-large: reason: found 4097, expected at most 4096 bytes",
+    );
     reason_says(text(REASON, 2, b"a"), Code::Truncated, "truncated: reason: found 1 bytes, expected 2 bytes");
 
     let mut last = end();
@@ -192,13 +212,14 @@ fn any_message() -> impl Strategy<Value = Received> {
         prop::collection::vec(any::<u8>(), 0..9).prop_map(|bytes| text(REASON, bytes.len(), &bytes)),
         Just(end()),
     ];
-    let bent = (bytes, any::<prop::sample::Index>(), prop::option::of(any::<u8>())).prop_map(|(mut bytes, at, byte)| {
-        if let (Some(byte), false) = (byte, bytes.is_empty()) {
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-        }
-        bytes
-    });
+    let bent =
+        (bytes, any::<prop::sample::Index>(), prop::option::of(any::<u8>())).prop_map(|(mut bytes, at, byte)| {
+            if let (Some(byte), false) = (byte, bytes.is_empty()) {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes
+        });
     (bent, prop_oneof![0..4_usize, 0..300_usize].prop_map(|count| vec![0; count]))
 }
 

@@ -142,12 +142,8 @@ pub(super) fn receive(socket: BorrowedFd<'_>, flags: RecvFlags) -> Result<Parcel
             return Err(Fault::new(Code::Truncated).item("parcel").found("the end of the stream").expected("end"));
         }
         if let Progress::Done(raw) = assembler.push(bytes, descriptors)? {
-            let ticket = raw.ticket.map(|raw| Ticket {
-                file: raw.file,
-                identity: raw.identity,
-                argv: raw.argv,
-                copy: raw.copy,
-            });
+            let ticket =
+                raw.ticket.map(|raw| Ticket { file: raw.file, identity: raw.identity, argv: raw.argv, copy: raw.copy });
             return Ok(Parcel {
                 nonce: raw.nonce,
                 stamp_ns: raw.stamp_ns,
@@ -184,9 +180,7 @@ fn receive_message<'b>(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
-    let got = rustix::io::retry_on_intr(|| {
-        recvmsg(socket, &mut [IoSliceMut::new(&mut *buffer)], &mut control, flags)
-    });
+    let got = rustix::io::retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut *buffer)], &mut control, flags));
     let got = match got {
         Ok(got) => got,
         Err(Errno::AGAIN) => {

@@ -66,13 +66,7 @@ pub(super) fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<c_int> {
     // SAFETY: `peer` is a local of `len` bytes, of which the kernel writes at most that many; any bytes are a valid
     // value of its three integers. The socket is open for the whole call.
     let done = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut peer).cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len)
     };
     if done == 0 { Ok(peer.pid) } else { Err(io::Error::last_os_error()) }
 }

@@ -29,8 +29,7 @@ pub(super) struct Identity {
 }
 
 /// The seals of a copy: nothing about it can change any more.
-const SEALS: SealFlags =
-    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
 /// A return ticket: with it a successor that refuses the handover can exec the predecessor back onto it.
 ///
@@ -204,7 +203,8 @@ fn build_id(file: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     // A hostile file has many segments; a real one two with notes.
     for segment in segments.iter().filter(|segment| segment.p_type(endian) == PT_NOTE).take(16) {
         let notes = read_at(file, segment.p_offset(endian), usize_of(segment.p_filesz(endian)).min(WINDOW))?;
-        let notes = NoteIterator::<FileHeader64<object::Endianness>>::new(endian, segment.p_align(endian), notes.bytes());
+        let notes =
+            NoteIterator::<FileHeader64<object::Endianness>>::new(endian, segment.p_align(endian), notes.bytes());
         let mut notes = match notes {
             Ok(notes) => notes,
             Err(_) => continue,
