@@ -153,4 +153,9 @@ codes! {
     FileIdentity = "file-identity", Corrupt, Error, "a descriptor that is not the file that was handed over";
     FileKind = "file-kind", Unsupported, Error, "a kind of file that cannot be handed over";
     FileDuplicate = "file-duplicate", Unsupported, Error, "one file under two tokens: it would be restored twice";
+
+    // Parcels: descriptors that travel through a socket.
+    ParcelMessage = "parcel-message", Corrupt, Error, "a message of a parcel that is not the one that must come next";
+    ParcelCount = "parcel-count", Corrupt, Error, "a parcel with more or fewer parts than it says";
+    ParcelLimit = "parcel-limit", Access, Error, "descriptors that the system did not deliver, because the limit on open files was reached";
 }

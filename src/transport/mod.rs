@@ -1,0 +1,140 @@
+//! How a handover travels. Here: across exec.
+//!
+//! This is the raw half. A [`Cargo`] names what travels: the arena (a memfd), files by token, and optionally a return
+//! [`Ticket`]. [`Cargo::exec`] replaces the process by a [`Program`]; [`arrive`] gives the successor a [`Parcel`] with
+//! the same. What the arena means, and whether the successor takes it, is decided by
+//! [the core](crate), which can send a parcel back with [`Parcel::go_back`].
+//!
+//! # How it works
+//! The descriptors wait as SCM_RIGHTS messages in a connected pair of unix sockets (format: `kho-parcel-v1`). The
+//! sending end is closed before exec; the receiving end is the only descriptor that loses its close-on-exec flag, right
+//! before exec, and it is named in one environment variable, [`VARIABLE`], with process id and nonce. So nothing else
+//! leaks into the successor, and a variable that somebody inherits by accident is worth nothing.
+//!
+//! ```no_run
+//! use std::os::fd::AsFd;
+//!
+//! use kho::transport::{Cargo, Program, Ticket, arrive};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (arena, log) = (std::fs::File::open("/dev/null")?, std::fs::File::open("/dev/null")?);
+//! # fn understood(_: &kho::transport::Parcel) -> bool { true }
+//! // The successor, first thing in main:
+//! if let Some(parcel) = arrive()? {
+//!     if !understood(&parcel) {
+//!         return Err(parcel.go_back("state-v3 is newer than state-v2").into());
+//!     }
+//! }
+//! // The predecessor, when it is time:
+//! let ticket = Ticket::current()?;
+//! let cargo = Cargo::new(0x5eed, arena.as_fd()).file(1, log.as_fd()).ticket(&ticket);
+//! let error = cargo.exec(&Program::open("/usr/bin/next")?.args(["--take-over"]));
+//! eprintln!("still here, and as before: {error}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What exec does besides
+//! Exec ends all other threads of the process, without unwinding. Between the clearing of the close-on-exec flag and
+//! exec, a thread that forks could pass the socket to its child; the child cannot use it, because the process id is
+//! another one, but holds the parcel's files open. Stop such threads before.
+
+mod arrive;
+mod exec;
+mod parcel;
+mod socket;
+mod sys;
+mod ticket;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+pub use arrive::arrive;
+pub use exec::{ExecError, Program, VARIABLE};
+pub use parcel::COMPAT;
+pub use ticket::Ticket;
+
+/// What leaves: borrowed, so that a refused exec has nothing to give back.
+#[derive(Clone, Debug)]
+pub struct Cargo<'a> {
+    nonce: u64,
+    arena: BorrowedFd<'a>,
+    files: Vec<(u64, BorrowedFd<'a>)>,
+    ticket: Option<&'a Ticket>,
+    reason: Option<&'a str>,
+}
+
+impl<'a> Cargo<'a> {
+    /// A cargo of one arena. The nonce is drawn anew for each handover; it must be hard to guess only insofar as two
+    /// handovers must not have the same.
+    #[must_use]
+    pub fn new(nonce: u64, arena: BorrowedFd<'a>) -> Self {
+        Cargo { nonce, arena, files: Vec::new(), ticket: None, reason: None }
+    }
+
+    /// Adds a file under a token. Order is kept; a token that is there twice is refused by [`Cargo::exec`].
+    #[must_use]
+    pub fn file(mut self, token: u64, file: BorrowedFd<'a>) -> Self {
+        self.files.push((token, file));
+        self
+    }
+
+    /// Adds the way back.
+    #[must_use]
+    pub fn ticket(mut self, ticket: &'a Ticket) -> Self {
+        self.ticket = Some(ticket);
+        self
+    }
+}
+
+impl<'a> Extend<(u64, BorrowedFd<'a>)> for Cargo<'a> {
+    fn extend<I: IntoIterator<Item = (u64, BorrowedFd<'a>)>>(&mut self, files: I) {
+        self.files.extend(files);
+    }
+}
+
+/// What arrived. All descriptors are close-on-exec.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Parcel {
+    /// The nonce of the handover, to be compared with the one in the arena's header.
+    pub nonce: u64,
+    /// CLOCK_MONOTONIC of the predecessor right before it left, in nanoseconds.
+    pub stamp_ns: u64,
+    /// The arena. Not checked: whoever maps it checks kind, seals and size before.
+    pub arena: OwnedFd,
+    /// Files by token, in the order in which they were added. Tokens are unique.
+    pub files: Vec<(u64, OwnedFd)>,
+    /// The way back, if the predecessor gave one. A parcel that came back has none.
+    pub ticket: Option<Ticket>,
+    /// Set when this parcel came back: why the successor refused it.
+    pub reason: Option<String>,
+}
+
+impl Parcel {
+    /// Execs the predecessor's program onto the same handover, and tells it why. Returns only when that failed; the
+    /// parcel is then as it was.
+    ///
+    /// The program starts with the arguments that the ticket carries, with the environment, working directory and
+    /// signal dispositions of this process. It receives arena, files and nonce as they came, and no ticket: a handover
+    /// that was refused once does not travel to and fro.
+    ///
+    /// # Errors
+    /// [`ExecError::NoTicket`], [`ExecError::Ticket`] when the file of the ticket was changed since, and what
+    /// [`Cargo::exec`] returns.
+    pub fn go_back(&self, reason: &str) -> ExecError {
+        use std::os::fd::AsFd as _;
+        let Some(ticket) = &self.ticket else { return ExecError::NoTicket };
+        // What overwrites the file between here and exec goes unnoticed; a sealed copy has no such gap.
+        if let Err(fault) = ticket.verify() {
+            return ExecError::Ticket(fault);
+        }
+        let program = match ticket.program() {
+            Ok(program) => program,
+            Err(error) => return error,
+        };
+        let mut cargo = Cargo::new(self.nonce, self.arena.as_fd());
+        cargo.extend(self.files.iter().map(|(token, file)| (*token, file.as_fd())));
+        cargo.reason = Some(reason);
+        cargo.exec(&program)
+    }
+}

@@ -1,0 +1,87 @@
+//! The system calls that rustix has no safe form of. The only file here with `unsafe`.
+//!
+//! Rules of this file: each function makes one call; pointers that are passed live in locals of that function; a
+//! descriptor number that nobody here owns is never closed, unless [`adopt`] has shown that it came by exec. Other code of this folder has only safe calls.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, c_char, c_int};
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::ptr;
+
+/// Replaces this process by `file`. Returns only when the kernel refused, and then nothing has changed.
+pub(super) fn execveat(file: BorrowedFd<'_>, argv: &[CString], envp: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: `file` is open for the whole call. The path is an empty, terminated string. Both arrays end in a null
+    // pointer; every other entry points into a `CString` that the caller's slices keep alive. The kernel only reads
+    // them. The system call is used, and not libc's wrapper, because musl and older glibc have none.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    io::Error::last_os_error()
+}
+
+/// Whether the kernel started this program in secure mode: what its caller put into the environment is not to be used.
+pub(super) fn secure() -> bool {
+    // SAFETY: getauxval reads the process's own auxiliary vector and takes no pointer.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// The descriptor flags behind a number that may be no descriptor at all.
+pub(super) fn flags(number: RawFd) -> io::Result<c_int> {
+    // SAFETY: F_GETFD changes nothing and takes no pointer; a number that is not open gives EBADF.
+    match unsafe { libc::fcntl(number, libc::F_GETFD) } {
+        -1 => Err(io::Error::last_os_error()),
+        flags => Ok(flags),
+    }
+}
+
+/// A second descriptor, close-on-exec and above stdio, of what is behind a number that may be no descriptor at all.
+pub(super) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC leaves the original as it is and takes no pointer; a number that is not open gives EBADF.
+    match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
+        new => Ok(unsafe { OwnedFd::from_raw_fd(new) }),
+    }
+}
+
+/// The process that made the other end of a unix socket; 0 when the socket is not connected, or it is unknown.
+///
+/// Not rustix's `socket_peercred`: it keeps the id in a `NonZero`, and the kernel gives 0 for an unconnected socket.
+pub(super) fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<c_int> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let size = size_of::<libc::ucred>();
+    let mut len = libc::socklen_t::try_from(size).unwrap_or(0);
+    // SAFETY: `peer` is a local of `len` bytes, of which the kernel writes at most that many; any bytes are a valid
+    // value of its three integers. The socket is open for the whole call.
+    let done = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len)
+    };
+    if done == 0 { Ok(peer.pid) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes over the inherited descriptor `number`, if it still is the same open socket as `verified` and was inherited
+/// through exec. To be called once for a handover, by the code that has compared the nonce.
+pub(super) fn adopt(number: RawFd, verified: &OwnedFd) -> Option<OwnedFd> {
+    let again = duplicate(number).ok()?;
+    let (one, other) = (rustix::fs::fstat(&again).ok()?, rustix::fs::fstat(verified).ok()?);
+    if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino) || flags(number).ok()? & libc::FD_CLOEXEC != 0 {
+        return None;
+    }
+    // SAFETY: `number` is open, and is the socket whose nonce the caller has compared: sockets of one inode are one
+    // open file, because a socket cannot be opened a second time. It came through exec with that number (the
+    // predecessor drew the nonce for this one exec, close-on-exec is off, which this library does only right before
+    // exec), and no value of this process owns a descriptor that was open before the process image began.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
