@@ -6,17 +6,33 @@
 
 mod addr;
 mod alloc;
+#[cfg(feature = "std")]
+mod arena;
 mod bits;
+#[cfg(feature = "std")]
+mod file;
 mod geometry;
+#[cfg(feature = "std")]
+mod image;
+#[cfg(feature = "std")]
+mod map;
 mod ram;
+mod scan;
 
 use core::fmt;
 
 pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
 pub use alloc::{Frame, FrameAllocator};
+#[cfg(feature = "std")]
+pub use arena::Arena;
 pub use bits::Bits;
 pub use geometry::Geometry;
+#[cfg(feature = "std")]
+pub use image::{Image, ImageKind, Source};
+#[cfg(feature = "std")]
+pub use map::{MapFailed, Mapping};
 pub use ram::Ram;
+pub use scan::find_fdt;
 
 use crate::report::{Code, Fault};
 
