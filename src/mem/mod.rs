@@ -6,10 +6,19 @@
 
 mod addr;
 mod alloc;
+#[cfg(feature = "std")]
+mod arena;
 mod bits;
 pub(crate) mod chain;
+#[cfg(feature = "std")]
+mod file;
 mod geometry;
+#[cfg(feature = "std")]
+mod image;
+#[cfg(feature = "std")]
+mod map;
 mod ram;
+mod scan;
 
 use core::fmt;
 
@@ -17,9 +26,16 @@ pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
 #[cfg(feature = "write")]
 pub(crate) use alloc::fresh_home;
 pub use alloc::{Frame, FrameAllocator, Unclaimed};
+#[cfg(feature = "std")]
+pub use arena::Arena;
 pub use bits::{Bits, Cursor, Numbers, Runs};
 pub use geometry::Geometry;
+#[cfg(feature = "std")]
+pub use image::{Image, ImageKind, Source};
+#[cfg(feature = "std")]
+pub use map::{MapFailed, Mapping};
 pub use ram::Ram;
+pub use scan::find_fdt;
 
 use crate::report::{Code, Fault};
 

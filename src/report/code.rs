@@ -96,6 +96,8 @@ codes! {
     Text = "text", Corrupt, Error, "a name or string that is empty, not terminated or not text";
     ForeignEndian = "foreign-endian", Unsupported, Error, "written by a big-endian machine";
     Refused = "refused", Unsupported, Error, "this writer does not write such a thing, because a reader would trip over it";
+    PageSize = "page-size", Unsupported, Error, "pages of another size than this machine or reader has";
+    ImageHeader = "image-header", Corrupt, Error, "the header of a memory image contradicts itself";
 
     // Device trees.
     FdtHeader = "fdt-header", Corrupt, Error, "not a flattened device tree, or a header that contradicts itself";

@@ -1,0 +1,278 @@
+//! Memory that was written to a file: dumps, copies of arenas.
+
+mod elf;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
+use super::file::{io_fault, read_at};
+use super::scan::{FDT_MAGIC, candidates};
+use super::{Geometry, MemError, Memory, PhysAddr, PhysRange, arena};
+use crate::abi::arena::MAGIC as ARENA_MAGIC;
+use crate::num::{u64_of, usize_of};
+use crate::report::{Code, Fault};
+
+/// What a file turned out to be.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Source {
+    /// Memory.
+    Image(Image),
+    /// A device tree by itself, which is no memory: addresses in it lead nowhere.
+    DeviceTree(File),
+}
+
+/// Where the memory of an [`Image`] comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ImageKind {
+    /// Bytes from one address on.
+    Raw,
+    /// An ELF core: QEMU's `dump-guest-memory`, `/proc/vmcore`, `/proc/kcore`.
+    Core,
+    /// An [`Arena`](super::Arena), or a file that is a copy of one.
+    Arena,
+}
+
+/// A file as read-only [`Memory`] by physical address. Nothing is mapped: only what is asked for is read.
+///
+/// ```
+/// use kho::mem::{Geometry, Image, Memory as _, PhysAddr};
+///
+/// let mut file = tempfile::tempfile()?;
+/// std::io::Write::write_all(&mut file, &[7; 0x2000])?;
+/// let image = Image::raw(file, PhysAddr::new(0x8000_0000), Geometry::K4)?;
+/// let mut bytes = [0; 4];
+/// image.read(PhysAddr::new(0x8000_1ffc), &mut bytes)?;
+/// assert_eq!((bytes, image.bytes_read()), ([7; 4], 4));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Image {
+    file: File,
+    kind: ImageKind,
+    geometry: Geometry,
+    /// Sorted and disjoint.
+    pieces: Vec<Piece>,
+    /// The same, neighbours joined.
+    extents: Vec<PhysRange>,
+    root: Option<(PhysAddr, u64)>,
+    read: AtomicU64,
+}
+
+/// Bytes that lie in one piece in memory and in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    start: u64,
+    size: u64,
+    /// Offset in the file; none where memory is zero and the file has nothing.
+    from: Option<u64>,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.start.saturating_add(self.size)
+    }
+}
+
+impl Image {
+    /// Opens a file and finds out what it is: an arena, an ELF core (64 bit, little-endian) or a device tree.
+    ///
+    /// The page size is 4K, and that of the arena if it is one. Where segments of a core overlap, the first one that has
+    /// bytes in the file wins (`/proc/vmcore` has the kernel's text twice); those with the address -1 are left out, as
+    /// `/proc/kcore` has them for what has no physical address.
+    ///
+    /// # Errors
+    /// [`Code::Magic`] when it is none of them: raw memory needs an address, see [`Image::raw`]. [`Code::Truncated`]
+    /// when the file is shorter than it says, with the segment. [`Code::ForeignEndian`], [`Code::FileKind`] for other
+    /// ELF files and for what is not a file, and for arenas what [`Arena::open`](super::Arena::open) tells of headers.
+    pub fn open(path: impl AsRef<Path>) -> Result<Source, Fault> {
+        let file = File::open(&path)
+            .map_err(|error| Fault::new(Code::Io).item(path.as_ref().display().to_string()).found(error))?;
+        Image::from_file(file)
+    }
+
+    /// As [`Image::open`], of a file that is open.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn from_file(file: File) -> Result<Source, Fault> {
+        let size = size_of_file(&file)?;
+        let mut magic = [0; 8];
+        let some = magic.get_mut(..usize_of(size.min(8))).unwrap_or_default();
+        read_at(file.as_fd(), 0, some).map_err(|error| io_fault("magic", error))?;
+        let [a, b, c, d, ..] = magic;
+        let image = if magic == ARENA_MAGIC {
+            let facts = arena::read_header(file.as_fd(), size)?;
+            let memory = facts.memory();
+            let from = Some(facts.geometry.page_size());
+            let piece = Piece { start: memory.start().get(), size: memory.size(), from };
+            Image { root: facts.root, ..Image::new(file, ImageKind::Arena, facts.geometry, vec![piece]) }
+        } else if [a, b, c, d] == object::elf::ELFMAG {
+            let pieces = elf::pieces(file.as_fd(), size)?;
+            Image::new(file, ImageKind::Core, Geometry::K4, pieces)
+        } else if u32::from_be_bytes([a, b, c, d]) == FDT_MAGIC {
+            return Ok(Source::DeviceTree(file));
+        } else if size < 8 {
+            return Err(Fault::new(Code::Truncated)
+                .item("magic")
+                .offset(size)
+                .found(format_args!("{size} bytes"))
+                .expected("an arena, an ELF core or a device tree"));
+        } else {
+            return Err(Fault::new(Code::Magic)
+                .item("magic")
+                .offset(0)
+                .found(format_args!("{magic:02x?}"))
+                .expected("an arena, an ELF core, a device tree, or an address for raw memory"));
+        };
+        Ok(Source::Image(image))
+    }
+
+    /// A file whose first byte is at that physical address.
+    ///
+    /// # Errors
+    /// [`Code::TooLarge`] when it would pass the end of the address space, [`Code::FileKind`] when it is no file.
+    pub fn raw(file: File, base: PhysAddr, geometry: Geometry) -> Result<Image, Fault> {
+        let size = size_of_file(&file)?;
+        if PhysRange::new(base, size).is_none() {
+            let found = format!("{size:#x} bytes from {base} on");
+            return Err(Fault::new(Code::TooLarge).item("base").found(found).expected("an end below 2^64"));
+        }
+        let piece = Piece { start: base.get(), size, from: Some(0) };
+        let pieces = if size == 0 { Vec::new() } else { vec![piece] };
+        Ok(Image::new(file, ImageKind::Raw, geometry, pieces))
+    }
+
+    fn new(file: File, kind: ImageKind, geometry: Geometry, pieces: Vec<Piece>) -> Image {
+        let mut extents: Vec<PhysRange> = Vec::new();
+        for range in pieces.iter().filter_map(|piece| PhysRange::new(PhysAddr::new(piece.start), piece.size)) {
+            let joined = extents
+                .last()
+                .filter(|last| last.end() == range.start())
+                .and_then(|last| PhysRange::new(last.start(), last.size().saturating_add(range.size())));
+            if let Some((last, joined)) = extents.last_mut().zip(joined) {
+                *last = joined;
+            } else {
+                extents.push(range);
+            }
+        }
+        Image { file, kind, geometry, pieces, extents, root: None, read: AtomicU64::new(0) }
+    }
+
+    /// With that page size. An arena says its own, and keeps it.
+    #[must_use]
+    pub fn with_geometry(mut self, geometry: Geometry) -> Image {
+        if self.kind != ImageKind::Arena {
+            self.geometry = geometry;
+        }
+        self
+    }
+
+    /// Where the memory comes from.
+    #[must_use]
+    pub const fn kind(&self) -> ImageKind {
+        self.kind
+    }
+
+    /// Address and size in bytes of the root FDT, as the header of an arena has it.
+    #[must_use]
+    pub const fn arena_root(&self) -> Option<(PhysAddr, u64)> {
+        self.root
+    }
+
+    /// How many bytes were read from the file by address: what a decoder cost.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// As [`find_fdt`](super::find_fdt), without the holes of a sparse file, where all is zero.
+    ///
+    /// # Errors
+    /// The iterator ends after the first read that fails.
+    pub fn find_fdt(&self) -> impl Iterator<Item = Result<PhysAddr, MemError>> + '_ {
+        candidates(self, |from| self.next_data(from))
+    }
+
+    /// The next range that ends behind `from` and has data in the file.
+    fn next_data(&self, from: u64) -> Option<PhysRange> {
+        let pieces = self.pieces.get(self.pieces.partition_point(|piece| piece.end() <= from)..)?;
+        pieces.iter().find_map(|piece| {
+            let skip = from.saturating_sub(piece.start);
+            let start = piece.from?.checked_add(skip)?;
+            let end = piece.from?.checked_add(piece.size)?;
+            let (data, hole) = match seek(&self.file, SeekFrom::Data(start)) {
+                Ok(data) if data < end => (data, seek(&self.file, SeekFrom::Hole(data)).unwrap_or(end).min(end)),
+                Ok(_) | Err(Errno::NXIO) => return None,
+                // A file system that knows no holes.
+                Err(_) => (start, end),
+            };
+            let at = piece.start.checked_add(data.checked_sub(piece.from?)?)?;
+            PhysRange::new(PhysAddr::new(at), hole.checked_sub(data)?).filter(|range| range.size() > 0)
+        })
+    }
+}
+
+impl Memory for Image {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn extents(&self) -> &[PhysRange] {
+        &self.extents
+    }
+
+    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
+        let len = u64_of(to.len());
+        let before = self.extents.partition_point(|extent| extent.start() <= at);
+        let extent = before.checked_sub(1).and_then(|index| self.extents.get(index));
+        if !extent.is_some_and(|extent| extent.contains(at, len)) {
+            return Err(MemError::Outside { at, len });
+        }
+        let first = self.pieces.partition_point(|piece| piece.end() <= at.get());
+        let (mut rest, mut here) = (to, at.get());
+        for piece in self.pieces.iter().skip(first) {
+            if rest.is_empty() {
+                break;
+            }
+            // Pieces of one extent leave no gap, so `here` is inside of each in turn.
+            let now = usize_of(piece.end().saturating_sub(here)).min(rest.len());
+            let (now, later) = rest.split_at_mut(now);
+            match piece.from {
+                None => now.fill(0),
+                Some(from) => {
+                    let offset = from.saturating_add(here.saturating_sub(piece.start));
+                    read_at(self.file.as_fd(), offset, now).map_err(|error| MemError::Io {
+                        at,
+                        len,
+                        reason: error.to_string(),
+                    })?;
+                    self.read.fetch_add(u64_of(now.len()), Ordering::Relaxed);
+                }
+            }
+            here = here.saturating_add(u64_of(now.len()));
+            rest = later;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a file or block device.
+fn size_of_file(file: &File) -> Result<u64, Fault> {
+    let kind = file.metadata().map_err(|error| io_fault("fstat", error))?.file_type();
+    if kind.is_dir() {
+        return Err(Fault::new(Code::FileKind).item("file").found("a directory").expected("a file"));
+    }
+    // Not from fstat, which knows no size of a block device.
+    seek(file, SeekFrom::End(0)).map_err(|error| {
+        Fault::new(Code::FileKind).item("file").found(format_args!("{kind:?}: {error}")).expected("a file with a size")
+    })
+}
