@@ -27,6 +27,16 @@ fn header_fault(code: Code, item: &'static str, field: u64) -> Fault {
     Fault::new(code).item(item).offset(field)
 }
 
+/// The size that the first 8 bytes of a device tree claim for it, in bytes.
+pub(crate) fn total_size(head: &[u8; 8]) -> Result<u32, Fault> {
+    let magic = be32(head, 0).unwrap_or(0);
+    if magic != MAGIC {
+        let fault = header_fault(Code::FdtHeader, "magic", 0).found(format_args!("{magic:#010x}"));
+        return Err(fault.expected(format_args!("{MAGIC:#010x}")));
+    }
+    Ok(be32(head, 4).unwrap_or(0))
+}
+
 /// Checks the header and that all blocks are inside, aligned and apart.
 pub(super) fn header(bytes: &[u8]) -> Result<Fdt<'_>, Fault> {
     if !MAGIC.to_be_bytes().iter().zip(bytes).all(|(a, b)| a == b) {

@@ -63,6 +63,17 @@ fn fault(error: &Error, item: &str) -> Fault {
     Fault::new(code).item(item.to_owned()).found(error)
 }
 
+/// Refuses a name that a node of a handover cannot have: one that cannot be written, and one with a unit address, which
+/// Linux would also find without it.
+pub(crate) fn check_node_name(name: &str) -> Result<(), Fault> {
+    check_name(name, true)?;
+    if name.contains('@') {
+        let fault = Fault::new(Code::FdtName).item(name.to_owned()).found("a unit address");
+        return Err(fault.expected("a name without @: Linux would take NAME@ADDRESS for NAME"));
+    }
+    Ok(())
+}
+
 /// Refuses a name that `vm-fdt` would refuse without saying why.
 fn check_name(name: &str, node: bool) -> Result<(), Fault> {
     let refuse = |found: &str| {

@@ -5,8 +5,6 @@
 //! against it: a memfd that was swapped for another file stops the handover before anything is restored.
 
 mod identity;
-#[cfg(test)]
-mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -103,10 +103,13 @@ impl<M: Claim> Restored<M> {
         &self.memory
     }
 
-    /// The point of no return: frees the root FDT, the tree and whatever no component claimed, and gives the memory
-    /// with the number of preserved pages that nobody claimed.
+    /// The point of no return: frees the root FDT, the tree and whatever no component took over. Gives the memory, and
+    /// how many preserved pages nobody took over: those of metadata and of contents that were copied.
+    ///
+    /// # Errors
+    /// Beside the memory, when the end of the handover cannot be written down; nothing is freed then.
     #[must_use]
-    pub fn finish(mut self) -> (M, u64) {
+    pub fn finish(mut self) -> (M, Result<u64, Fault>) {
         let pages = self.memory.release_rest();
         (self.memory, pages)
     }

@@ -168,9 +168,9 @@ impl<'a, M: Memory> Node<'a, M> {
     /// [`Code::Truncated`] when it is too short; [`Code::NotPreserved`] when it is not in the tree.
     pub fn blob_as<T: Wire>(&mut self) -> Result<T, Fault> {
         let (start, size) = (self.blob.start(), self.blob.size());
-        if size < u64_of(T::LAYOUT.size) {
+        if size < u64_of(<T as Wire>::LAYOUT.size) {
             let fault = Fault::new(Code::Truncated).address(start.get()).item("blob-size");
-            return Err(fault.found(size).expected(format_args!("at least {} ({})", T::LAYOUT.size, T::LAYOUT.name)));
+            return Err(fault.found(size).expected(format_args!("at least {} ({})", <T as Wire>::LAYOUT.size, <T as Wire>::LAYOUT.name)));
         }
         self.claim_around(self.blob)?;
         Ok(crate::mem::read_wire(&self.view, start)?)

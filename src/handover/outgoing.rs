@@ -50,7 +50,7 @@ pub trait Home: Frames + Sized {
     ///
     /// # Errors
     /// When it cannot be written down.
-    fn announce(&mut self, root: Option<PhysRange>) -> Result<(), MemError> {
+    fn announce(&mut self, root: Option<PhysRange>) -> Result<(), Fault> {
         let _ = root;
         Ok(())
     }
@@ -487,6 +487,12 @@ pub struct Finished<M: Home> {
     own: Option<&'static str>,
 }
 
+impl<M: Home> core::fmt::Debug for Finished<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Finished").field("root", &self.root.range).finish_non_exhaustive()
+    }
+}
+
 impl<M: Home> Finished<M> {
     /// Where the root FDT is.
     #[must_use]
@@ -498,10 +504,6 @@ impl<M: Home> Finished<M> {
     #[must_use]
     pub const fn memory(&self) -> &M {
         &self.outgoing.memory
-    }
-
-    pub(crate) const fn memory_mut(&mut self) -> &mut M {
-        &mut self.outgoing.memory
     }
 
     /// The bytes of the root FDT.
@@ -541,12 +543,14 @@ impl<M: Home> Finished<M> {
         }
         match outgoing.memory.announce(None) {
             Ok(()) => Ok(outgoing),
-            Err(error) => Err(Unfinished { fault: error.into(), outgoing }),
+            Err(fault) => Err(Unfinished { fault, outgoing }),
         }
     }
 
-    /// The memory as it stands, to be sent.
-    pub(crate) fn into_parts(self) -> (M, PhysRange) {
+    /// Leaves: the memory as it stands, for any transport, and where the root FDT is. Frames of the predecessor are
+    /// still good for it.
+    #[must_use]
+    pub fn into_parts(self) -> (M, PhysRange) {
         (self.outgoing.memory, self.root.range)
     }
 }

@@ -334,19 +334,18 @@ impl<M: Memory + 'static> Planner<'_, M> {
     }
 
     fn unowned(&mut self, tree: &Tree, owners: &Owners) {
-        let (mut pages, mut first) = (0_u64, None);
-        for range in tree.ranges() {
-            let owned = owners.pages().count_range(range.start().get(), range.count());
-            if owned < range.count() {
-                pages = pages.saturating_add(range.count().saturating_sub(owned));
-                first.get_or_insert(range);
-            }
+        // What was claimed is preserved, each page once: so the difference is what nobody claimed.
+        let pages = tree.pages().saturating_sub(owners.pages().len());
+        if pages == 0 {
+            return;
         }
-        if let Some(range) = first {
-            let bytes = range.bytes(tree.geometry());
-            let fault = Fault::new(Code::Unowned).address(bytes.start().get());
-            self.findings.add("/", fault.found(format_args!("{pages} pages that no node owns, the first in {bytes}")));
-        }
+        let first = tree.ranges().find_map(|range| {
+            let page = owners.pages().next_clear(range.start().get())?;
+            Pfn::new(page).filter(|page| range.contains(*page))
+        });
+        let at = first.map_or(0, |page| page.addr(tree.geometry()).get());
+        let fault = Fault::new(Code::Unowned).address(at);
+        self.findings.add("/", fault.found(format_args!("{pages} pages that no node owns, this one first")));
     }
 }
 
@@ -490,8 +489,8 @@ impl<M: Claim> Accepted<M> {
 }
 
 fn admit<M: Claim>(memory: &mut M, tree: &radix::Loaded) -> Result<(), Fault> {
-    let mut nodes = tree.nodes.iter().filter_map(|&page| PageRange::new(page, 1));
-    memory.admit(&mut tree.tree.iter(), &mut nodes).map_err(Fault::from)
+    let mut nodes = tree.nodes.runs().filter_map(|(start, count)| PageRange::new(Pfn::new(start)?, count));
+    memory.admit(&mut tree.tree.iter(), &mut nodes)
 }
 
 /// A restore that failed, and the handover as it was before.

@@ -459,7 +459,7 @@ fn what_nobody_owns_is_a_warning_with_its_place() {
     let plan = arrive(outgoing.finish().unwrap()).plan(&registry);
     // The node says `mem` of a block that its reader does not claim, and then nobody does.
     assert_eq!(errors(plan.findings()), [Code::MemDisagrees, Code::Unowned]);
-    assert!(plan.findings().to_string().contains("warning: /: unowned: at 0x100000: 8 pages that no node owns"));
+    assert!(plan.findings().to_string().contains("warning: /: unowned: at 0x100000: 8 pages that no node owns, this one first"));
 }
 
 struct Blind;

@@ -141,6 +141,12 @@ impl FrameAllocator {
         Ok(Frame { folio, home: self.home })
     }
 
+    /// A frame for a block that is not free. The caller keeps account of which these are: asked twice, it would make
+    /// two frames of one block.
+    pub(crate) const fn adopt(&self, folio: Folio) -> Frame {
+        Frame { folio, home: self.home }
+    }
+
     /// Makes these pages not free, those of them that are.
     pub fn reserve(&mut self, pages: PageRange) {
         // What lies outside goes back only when all blocks are taken: earlier, a piece could join a block inside the
@@ -218,84 +224,6 @@ impl FrameAllocator {
     }
 }
 
-/// What a predecessor preserved and nobody has taken over yet.
-#[derive(Debug, Default)]
-pub struct Unclaimed {
-    /// Sorted by first page.
-    folios: Vec<Folio>,
-    /// Positions in `folios` that were claimed.
-    claimed: Vec<bool>,
-    /// Pages of the tree that described all this.
-    nodes: Vec<PageRange>,
-}
-
-impl Unclaimed {
-    /// An allocator in which all but the preserved pages and the tree's own are free, and the account of claims.
-    ///
-    /// # Errors
-    /// [`MemError::Outside`] when a block is not in the window.
-    pub fn admit(
-        geometry: Geometry,
-        window: PageRange,
-        preserved: &mut dyn Iterator<Item = Folio>,
-        nodes: &mut dyn Iterator<Item = PageRange>,
-    ) -> Result<(FrameAllocator, Self), MemError> {
-        let mut folios: Vec<Folio> = preserved.collect();
-        folios.sort_unstable();
-        let nodes: Vec<PageRange> = nodes.collect();
-        let mut taken: Vec<PageRange> = folios.iter().map(|folio| folio.range()).chain(nodes.iter().copied()).collect();
-        taken.sort_unstable();
-        let mut frames = FrameAllocator::empty(geometry, window);
-        // The gaps between what is taken: one pass, where reserving block by block would search for each.
-        let mut free_from = window.start().get();
-        for range in taken {
-            if !(window.start() <= range.start() && range.end() <= window.end()) {
-                let bytes = range.bytes(geometry);
-                return Err(MemError::Outside { at: bytes.start(), len: bytes.size() });
-            }
-            frames.release_raw(free_from, range.start().get());
-            free_from = free_from.max(range.end());
-        }
-        frames.release_raw(free_from, window.end());
-        let claimed = folios.iter().map(|_| false).collect();
-        Ok((frames, Unclaimed { folios, claimed, nodes }))
-    }
-
-    /// Takes over a block, once.
-    ///
-    /// # Errors
-    /// [`MemError::NotHeld`] when no such block was preserved, or it was taken already.
-    pub fn claim(&mut self, frames: &FrameAllocator, folio: Folio) -> Result<Frame, MemError> {
-        let slot = self.folios.binary_search(&folio).ok().and_then(|at| self.claimed.get_mut(at));
-        match slot {
-            Some(claimed) if !*claimed => {
-                *claimed = true;
-                Ok(Frame { folio, home: frames.home })
-            }
-            _ => Err(MemError::NotHeld { folio }),
-        }
-    }
-
-    /// The blocks that nobody has claimed, by address.
-    pub fn iter(&self) -> impl Iterator<Item = Folio> + '_ {
-        self.folios.iter().zip(&self.claimed).filter(|(_, claimed)| !**claimed).map(|(folio, _)| *folio)
-    }
-
-    /// Frees what nobody claimed, and the pages of the tree; how many preserved pages that were.
-    pub fn release(&mut self, frames: &mut FrameAllocator) -> u64 {
-        let mut pages = 0_u64;
-        for folio in self.iter() {
-            frames.release(folio.range());
-            pages = pages.saturating_add(folio.order().pages());
-        }
-        for &range in &self.nodes {
-            frames.release(range);
-        }
-        *self = Unclaimed::default();
-        pages
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,26 +253,6 @@ mod tests {
         assert!(!two.holds(&frame));
         two.free(frame);
         assert_eq!((one.free_pages(), two.free_pages()), (7, 8));
-    }
-
-    #[test]
-    fn what_was_preserved_can_be_claimed_once_and_the_rest_is_released() {
-        let folio = |pfn, order| Folio::new(Pfn::new(pfn).unwrap(), Order::new(order).unwrap()).unwrap();
-        let preserved = [folio(8, 2), folio(3, 0)];
-        let (mut frames, mut unclaimed) =
-            Unclaimed::admit(Geometry::K4, window(1, 31), &mut preserved.into_iter(), &mut [window(5, 1)].into_iter())
-                .unwrap();
-        assert_eq!(frames.free_pages(), 31 - 4 - 1 - 1);
-        let frame = unclaimed.claim(&frames, folio(8, 2)).unwrap();
-        assert!(frames.holds(&frame));
-        for refused in [folio(8, 2), folio(8, 1), folio(4, 0)] {
-            assert_eq!(unclaimed.claim(&frames, refused), Err(MemError::NotHeld { folio: refused }));
-        }
-        assert_eq!(unclaimed.iter().collect::<Vec<_>>(), [folio(3, 0)]);
-        assert_eq!(unclaimed.release(&mut frames), 1);
-        assert_eq!(frames.free_pages(), 31 - 4);
-        let outside = Unclaimed::admit(Geometry::K4, window(1, 3), &mut preserved.into_iter(), &mut [].into_iter());
-        assert!(matches!(outside, Err(MemError::Outside { at, len: 0x4000 }) if at.get() == 0x8000));
     }
 
     proptest::proptest! {

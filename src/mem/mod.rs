@@ -15,6 +15,7 @@ mod file;
 mod geometry;
 #[cfg(feature = "std")]
 mod image;
+mod inherited;
 #[cfg(feature = "std")]
 mod map;
 mod ram;
@@ -25,7 +26,7 @@ use core::fmt;
 pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
 #[cfg(feature = "write")]
 pub(crate) use alloc::fresh_home;
-pub use alloc::{Frame, FrameAllocator, Unclaimed};
+pub use alloc::{Frame, FrameAllocator};
 #[cfg(feature = "std")]
 pub use arena::Arena;
 pub use bits::{Bits, Cursor, Numbers, Runs};
@@ -149,21 +150,28 @@ pub trait Claim: Frames {
     /// nothing that the predecessor preserved has changed.
     ///
     /// # Errors
-    /// [`MemError::Outside`] when a block is not in this memory.
+    /// [`Code::Outside`] when a block is not in this memory, [`Code::PreservedTwice`] and [`Code::OwnedTwice`] when
+    /// blocks overlap, [`Code::Refused`] when the memory is in use otherwise.
     fn admit(
         &mut self,
         preserved: &mut dyn Iterator<Item = Folio>,
         nodes: &mut dyn Iterator<Item = PageRange>,
-    ) -> Result<(), MemError>;
+    ) -> Result<(), Fault>;
 
-    /// Takes over a block that the predecessor preserved.
+    /// Takes over a block that the predecessor preserved. [Freed](Frames::free), it is preserved and unclaimed again,
+    /// until [`Claim::release_rest`].
     ///
     /// # Errors
     /// [`MemError::NotHeld`] when no such block was preserved, or it was taken already.
     fn claim(&mut self, folio: Folio) -> Result<Frame, MemError>;
 
-    /// Frees what nobody claimed, and the pages of the tree; how many preserved pages nobody claimed.
-    fn release_rest(&mut self) -> u64;
+    /// Ends the handover: frees what nobody claimed, and the pages of the tree; how many preserved pages nobody
+    /// claimed. There is no way back to the predecessor after this.
+    ///
+    /// # Errors
+    /// [`Code::Refused`] before [`Claim::admit`], [`Code::Io`] when the end cannot be written down; nothing is freed
+    /// then.
+    fn release_rest(&mut self) -> Result<u64, Fault>;
 }
 
 impl<M: Memory + ?Sized> Memory for &M {

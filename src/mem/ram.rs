@@ -6,9 +6,11 @@ use alloc::vec::Vec;
 
 use super::{
     Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange,
-    Unclaimed,
+    
 };
+use super::inherited::Inherited;
 use crate::num::{u64_of, usize_of};
+use crate::report::Fault;
 
 /// A window of pages in ordinary memory. Pages that were never written are zero and cost nothing.
 ///
@@ -27,7 +29,9 @@ use crate::num::{u64_of, usize_of};
 #[derive(Debug)]
 pub struct Ram {
     frames: FrameAllocator,
-    unclaimed: Unclaimed,
+    /// What a predecessor preserved and nobody took over.
+    inherited: Inherited,
+
     extents: [PhysRange; 1],
     /// The pages that were written, by page number.
     pages: BTreeMap<u64, Vec<u8>>,
@@ -39,7 +43,7 @@ impl Ram {
     pub fn new(geometry: Geometry, window: PageRange) -> Self {
         Ram {
             frames: FrameAllocator::new(geometry, window),
-            unclaimed: Unclaimed::default(),
+            inherited: Inherited::default(),
             extents: [window.bytes(geometry)],
             pages: BTreeMap::new(),
         }
@@ -134,7 +138,11 @@ impl Frames for Ram {
     }
 
     fn free(&mut self, frame: Frame) {
-        self.frames.free(frame);
+        if self.frames.holds(&frame)
+            && let Some(frame) = self.inherited.unclaim(frame)
+        {
+            self.frames.free(frame);
+        }
     }
 
     fn write(&mut self, frame: &Frame, offset: u64, bytes: &[u8]) -> Result<(), MemError> {
@@ -156,18 +164,22 @@ impl Claim for Ram {
         &mut self,
         preserved: &mut dyn Iterator<Item = Folio>,
         nodes: &mut dyn Iterator<Item = PageRange>,
-    ) -> Result<(), MemError> {
-        (self.frames, self.unclaimed) =
-            Unclaimed::admit(self.frames.geometry(), self.frames.window(), preserved, nodes)?;
+    ) -> Result<(), Fault> {
+        (self.frames, self.inherited) =
+            Inherited::new(self.frames.geometry(), self.frames.window(), preserved, nodes)?;
         Ok(())
     }
 
     fn claim(&mut self, folio: Folio) -> Result<Frame, MemError> {
-        self.unclaimed.claim(&self.frames, folio)
+        self.inherited.claim(&self.frames, folio)
     }
 
-    fn release_rest(&mut self) -> u64 {
-        self.unclaimed.release(&mut self.frames)
+    fn release_rest(&mut self) -> Result<u64, Fault> {
+        let inherited = core::mem::take(&mut self.inherited);
+        for pages in inherited.rest() {
+            self.frames.release(pages);
+        }
+        Ok(inherited.unclaimed_pages())
     }
 }
 

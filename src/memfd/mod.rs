@@ -7,8 +7,6 @@
 
 #[cfg(feature = "std")]
 mod carry;
-#[cfg(test)]
-mod tests;
 
 use alloc::format;
 use alloc::vec::Vec;

@@ -1,6 +1,7 @@
 //! An array in scattered blocks, restored as one contiguous mapping.
 
 use alloc::vec::Vec;
+use core::ops::{Deref, DerefMut};
 
 use zerocopy::IntoBytes as _;
 
@@ -87,19 +88,52 @@ impl<M: Memory> Check<M> for ArrayNode {
     }
 }
 
-impl<M: Claim + AsRef<Arena>> Component<M> for ArrayNode {
-    type Prepared = Mapping;
-    /// One mapping of all blocks; its length is the array's.
-    type Restored = Mapping;
+/// An array that was restored: all of its blocks in one mapping.
+#[derive(Debug)]
+pub struct Contiguous {
+    mapping: Mapping,
+    bytes: usize,
+}
 
-    fn prepare(&self, (folios, bytes): Self::Checked, memory: &mut M) -> Result<Mapping, Fault> {
-        let frames = folios.into_iter().map(|folio| memory.claim(folio)).collect::<Result<Vec<Frame>, _>>()?;
-        let mut mapping = memory.as_ref().map_contiguous(frames)?;
-        mapping.truncate(usize_of(bytes));
-        Ok(mapping)
+impl Contiguous {
+    /// The mapping, with what the last block has beyond the array.
+    #[must_use]
+    pub fn into_mapping(self) -> Mapping {
+        self.mapping
     }
 
-    fn commit(&self, mapping: Mapping, _: &mut M) -> Mapping {
-        mapping
+    /// Whether the bytes had to be copied: see [`Mapping::is_copy`].
+    #[must_use]
+    pub const fn is_copy(&self) -> bool {
+        self.mapping.is_copy()
+    }
+}
+
+impl Deref for Contiguous {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.mapping.get(..self.bytes).unwrap_or_default()
+    }
+}
+
+impl DerefMut for Contiguous {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.mapping.get_mut(..self.bytes).unwrap_or_default()
+    }
+}
+
+impl<M: Claim + AsRef<Arena>> Component<M> for ArrayNode {
+    type Prepared = Contiguous;
+    type Restored = Contiguous;
+
+    fn prepare(&self, (folios, bytes): Self::Checked, memory: &mut M) -> Result<Contiguous, Fault> {
+        let frames = folios.into_iter().map(|folio| memory.claim(folio)).collect::<Result<Vec<Frame>, _>>()?;
+        let mapping = memory.as_ref().map_contiguous(frames).map_err(|failed| Fault::from(failed.error))?;
+        Ok(Contiguous { mapping, bytes: usize_of(bytes) })
+    }
+
+    fn commit(&self, array: Contiguous, _: &mut M) -> Contiguous {
+        array
     }
 }

@@ -16,14 +16,11 @@
 mod array;
 mod bytes;
 mod records;
-#[cfg(test)]
-mod tests;
-
 use crate::abi;
 use crate::compat::Compat;
 
 #[cfg(feature = "std")]
-pub use array::{Array, ArrayNode};
+pub use array::{Array, ArrayNode, Contiguous};
 #[cfg(feature = "write")]
 pub use bytes::Bytes;
 pub use bytes::BytesNode;

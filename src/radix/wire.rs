@@ -22,6 +22,13 @@ pub struct Stored {
     pub nodes: Vec<Frame>,
 }
 
+impl Stored {
+    /// Frees the pages of the nodes.
+    pub fn free(self, frames: &mut dyn Frames) {
+        self.nodes.into_iter().for_each(|node| frames.free(node));
+    }
+}
+
 /// A tree that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {

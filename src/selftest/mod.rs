@@ -6,8 +6,6 @@
 mod checksum;
 #[cfg(feature = "write")]
 mod save;
-#[cfg(test)]
-mod tests;
 
 use alloc::format;
 use alloc::vec;

@@ -91,7 +91,7 @@ impl Beside for Bundle {
 }
 
 impl Home for Arena {
-    fn announce(&mut self, root: Option<PhysRange>) -> Result<(), MemError> {
+    fn announce(&mut self, root: Option<PhysRange>) -> Result<(), Fault> {
         self.set_root(root)
     }
 }
@@ -104,7 +104,7 @@ impl Home for Bundle {
         Ok(Some((abi::files::NODE, Box::new(self.files.records()?))))
     }
 
-    fn announce(&mut self, root: Option<PhysRange>) -> Result<(), MemError> {
+    fn announce(&mut self, root: Option<PhysRange>) -> Result<(), Fault> {
         self.arena.set_root(root)
     }
 }
@@ -146,7 +146,7 @@ impl Claim for Bundle {
         &mut self,
         preserved: &mut dyn Iterator<Item = Folio>,
         nodes: &mut dyn Iterator<Item = PageRange>,
-    ) -> Result<(), MemError> {
+    ) -> Result<(), Fault> {
         self.arena.admit(preserved, nodes)
     }
 
@@ -154,7 +154,7 @@ impl Claim for Bundle {
         self.arena.claim(folio)
     }
 
-    fn release_rest(&mut self) -> u64 {
+    fn release_rest(&mut self) -> Result<u64, Fault> {
         self.arena.release_rest()
     }
 }

@@ -77,7 +77,7 @@ impl Arrival {
         let bundle = Bundle::of(arena, Files::received(files));
         Ok(Some(Arrival {
             incoming: Incoming::new(bundle, root),
-            back: ticket.map(|ticket| WayBack { ticket, stamp_ns }),
+            back: ticket.map(WayBack),
             reason,
             left_at: stamp_ns,
         }))
@@ -86,10 +86,7 @@ impl Arrival {
 
 /// The predecessor's own program, as it was when it left.
 #[derive(Debug)]
-pub struct WayBack {
-    ticket: Ticket,
-    stamp_ns: u64,
-}
+pub struct WayBack(Ticket);
 
 impl WayBack {
     /// Executes the predecessor's program on the same handover, which must be untouched: refused, or failed to restore.
@@ -103,7 +100,7 @@ impl WayBack {
             let bundle = incoming.memory();
             let mut cargo = Cargo::new(bundle.arena().nonce(), bundle.arena().fd());
             cargo.extend(bundle.files().iter());
-            cargo.go_back(&self.ticket, reason)
+            cargo.go_back(&self.0, reason)
         };
         (error, incoming)
     }
@@ -111,7 +108,7 @@ impl WayBack {
     /// Whose program it is.
     #[must_use]
     pub const fn ticket(&self) -> &Ticket {
-        &self.ticket
+        &self.0
     }
 }
 

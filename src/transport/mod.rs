@@ -40,7 +40,9 @@
 //! another one, but holds the parcel's files open. Stop such threads before.
 
 mod arrive;
+mod bundle;
 mod exec;
+mod handoff;
 mod parcel;
 mod socket;
 mod sys;
@@ -49,7 +51,9 @@ mod ticket;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use arrive::arrive;
+pub use bundle::Bundle;
 pub use exec::{ExecError, Program, VARIABLE};
+pub use handoff::{Arrival, Stayed, WayBack};
 pub use parcel::COMPAT;
 pub use ticket::Ticket;
 
@@ -83,6 +87,21 @@ impl<'a> Cargo<'a> {
     pub fn ticket(mut self, ticket: &'a Ticket) -> Self {
         self.ticket = Some(ticket);
         self
+    }
+
+    /// Execs the ticket's program with this cargo, and tells it why: see [`Parcel::go_back`].
+    pub(crate) fn go_back(mut self, ticket: &Ticket, reason: &'a str) -> ExecError {
+        // What overwrites the file between here and exec goes unnoticed; a sealed copy has no such gap.
+        if let Err(fault) = ticket.verify() {
+            return ExecError::Ticket(fault);
+        }
+        match ticket.program() {
+            Ok(program) => {
+                (self.ticket, self.reason) = (None, Some(reason));
+                self.exec(&program)
+            }
+            Err(error) => error,
+        }
     }
 }
 
@@ -124,17 +143,8 @@ impl Parcel {
     pub fn go_back(&self, reason: &str) -> ExecError {
         use std::os::fd::AsFd as _;
         let Some(ticket) = &self.ticket else { return ExecError::NoTicket };
-        // What overwrites the file between here and exec goes unnoticed; a sealed copy has no such gap.
-        if let Err(fault) = ticket.verify() {
-            return ExecError::Ticket(fault);
-        }
-        let program = match ticket.program() {
-            Ok(program) => program,
-            Err(error) => return error,
-        };
         let mut cargo = Cargo::new(self.nonce, self.arena.as_fd());
         cargo.extend(self.files.iter().map(|(token, file)| (*token, file.as_fd())));
-        cargo.reason = Some(reason);
-        cargo.exec(&program)
+        cargo.go_back(ticket, reason)
     }
 }

@@ -1,7 +1,6 @@
 //! Memory that outlives the program: a sealed memfd, with an allocator that is rebuilt around what was preserved.
 
 mod header;
-mod inherited;
 #[cfg(test)]
 mod tests;
 
@@ -9,19 +8,19 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, copy_file_range, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd, retry_on_intr};
 use rustix::rand::{GetRandomFlags, getrandom};
 use zerocopy::IntoBytes as _;
 
 use self::header::{Facts, SEALS, alignment};
-use self::inherited::Inherited;
 use super::file::{io_fault, read_at, write_at};
+use super::inherited::Inherited;
 use super::map::Region;
 use super::{
-    Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange,
+    Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange, Pour,
 };
-use crate::num::u64_of;
+use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
 
 pub(super) use self::header::read as read_header;
@@ -34,8 +33,8 @@ pub(super) use self::header::read as read_header;
 ///
 /// A predecessor makes one with [`Arena::new`], allocates and writes, names its root FDT ([`Arena::set_root`]) and
 /// passes the descriptor on. A successor checks it ([`Arena::open`]): then it can be read and nothing in it is free.
-/// [`Arena::rebuild`] frees what is neither preserved nor a page of the tree, [`Claim::claim`] takes over block by block
-/// what was preserved, and [`Arena::release_rest`] ends the handover and frees what nobody took. Until then no byte that
+/// [`Claim::admit`] frees what is neither preserved nor a page of the tree, [`Claim::claim`] takes over block by block
+/// what was preserved, and [`Claim::release_rest`] ends the handover and frees what nobody took. Until then no byte that
 /// was preserved is changed, except by who claimed it: a handover that fails can be read again.
 ///
 /// ```
@@ -48,7 +47,7 @@ pub(super) use self::header::read as read_header;
 ///
 /// // The successor, here in the same process.
 /// let mut arena = Arena::open(arena.into_fd())?;
-/// arena.rebuild([folio], [])?;
+/// arena.admit(&mut [folio].into_iter(), &mut [].into_iter())?;
 /// let frame = arena.claim(folio)?;
 /// assert_eq!(&arena.bytes(&frame)?[..5], b"hello");
 /// arena.release_rest()?;
@@ -76,7 +75,7 @@ enum Phase {
     /// Opened, and what was preserved is not known yet: nothing is free.
     Opened,
     /// What a predecessor preserved waits to be claimed.
-    Rebuilt(Inherited),
+    Admitted(Inherited),
 }
 
 impl Arena {
@@ -120,7 +119,7 @@ impl Arena {
     }
 
     /// Takes over the descriptor of an arena. It is checked before it is used; nothing is mapped, nothing is changed,
-    /// nothing is free until [`Arena::rebuild`].
+    /// nothing is free until [`Claim::admit`].
     ///
     /// # Errors
     /// [`Code::FileKind`] for what is no memfd, [`Code::MemfdSeals`] for one whose size is not sealed or that cannot be
@@ -140,8 +139,7 @@ impl Arena {
                 .expected(format_args!("{host} pages, as this machine has")));
         }
         fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(|error| io_fault("F_SETFD", error))?;
-        let mut frames = FrameAllocator::new(facts.geometry, facts.window());
-        frames.reserve(facts.window());
+        let frames = FrameAllocator::empty(facts.geometry, facts.window());
         Ok(Arena::from_checked(fd, facts, frames, Phase::Opened, None))
     }
 
@@ -156,75 +154,28 @@ impl Arena {
         Arena { fd, frames, facts, extents: [facts.memory()], phase, stale, whole: OnceLock::new(), lease }
     }
 
-    /// Frees every page that is neither in a preserved block nor in a node of the tree. From now on blocks can be
-    /// [claimed](Claim::claim), and free ones allocated. The order of both does not matter. Nothing is written.
-    ///
-    /// # Errors
-    /// [`Code::Refused`] when this arena was not just opened, or the same memfd is in use in this process already (as
-    /// an [`Arena`] or a [`Mapping`](super::Mapping)): two owners of one memory are more than slices allow.
-    /// [`Code::Outside`] for pages that are not in the arena, [`Code::PreservedTwice`] when two blocks overlap,
-    /// [`Code::OwnedTwice`] when a node overlaps anything. The arena is as before then.
-    pub fn rebuild(
-        &mut self,
-        preserved: impl IntoIterator<Item = Folio>,
-        nodes: impl IntoIterator<Item = PageRange>,
-    ) -> Result<(), Fault> {
-        if !matches!(self.phase, Phase::Opened) {
-            return Err(Fault::new(Code::Refused).item("rebuild").found("an arena that is in use"));
-        }
-        let inherited = Inherited::new(self.geometry(), self.frames.window(), preserved, nodes)?;
-        self.lease = Some(Lease::take(self.fd.as_fd())?);
-        for gap in inherited.gaps(self.frames.window()) {
-            self.frames.release(gap);
-        }
-        self.phase = Phase::Rebuilt(inherited);
-        Ok(())
-    }
-
     /// What a predecessor preserved and nobody claimed yet, by address.
     pub fn unclaimed(&self) -> impl Iterator<Item = Folio> {
         let inherited = match &self.phase {
-            Phase::Rebuilt(inherited) => Some(inherited),
+            Phase::Admitted(inherited) => Some(inherited),
             Phase::Own | Phase::Opened => None,
         };
         inherited.into_iter().flat_map(Inherited::unclaimed)
     }
 
-    /// Ends the handover that this arena came by: the root is cleared, and what nobody claimed and the pages of the
-    /// tree become free. There is no way back to the predecessor's state after this. In an arena that is all our own
-    /// it does nothing.
-    ///
-    /// # Errors
-    /// [`Code::Refused`] before [`Arena::rebuild`]; [`Code::Io`] when the root cannot be cleared, and nothing is freed.
-    pub fn release_rest(&mut self) -> Result<(), Fault> {
-        match &self.phase {
-            Phase::Own => return Ok(()),
-            Phase::Opened => return Err(not_rebuilt("release_rest")),
-            Phase::Rebuilt(_) => {}
-        }
-        // First, so that no header ever names a root that is gone.
-        self.set_root(PhysAddr::new(0), 0)?;
-        if let Phase::Rebuilt(inherited) = core::mem::replace(&mut self.phase, Phase::Own) {
-            for pages in inherited.rest() {
-                self.give_back(pages);
-                self.frames.release(pages);
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes into the header where the root FDT is; address 0 and size 0 are none. A root that is set draws a new
+    /// Writes into the header where the root FDT is, or that there is none. A root that is set draws a new
     /// [nonce](Arena::nonce).
     ///
     /// # Errors
-    /// [`Code::Outside`] when it is not in the arena, [`Code::Refused`] before [`Arena::rebuild`] (the header is still
-    /// the predecessor's), [`Code::Io`] when the system refuses. The root is as before then.
-    pub fn set_root(&mut self, at: PhysAddr, size: u64) -> Result<(), Fault> {
+    /// [`Code::Outside`] when it is not in the arena, [`Code::Refused`] before [`Claim::admit`] (the header is still the
+    /// predecessor's), [`Code::Io`] when the system refuses. The root is as before then.
+    pub fn set_root(&mut self, root: Option<PhysRange>) -> Result<(), Fault> {
         if matches!(self.phase, Phase::Opened) {
-            return Err(not_rebuilt("set_root"));
+            return Err(not_admitted("set_root"));
         }
         let mut facts = self.facts;
-        facts.set_root(at.get(), size)?;
+        let (at, size) = root.map_or((0, 0), |root| (root.start().get(), root.size()));
+        facts.set_root(at, size)?;
         if facts.root.is_some() {
             facts.nonce = random()?;
         }
@@ -327,6 +278,10 @@ impl Memory for Arena {
 }
 
 impl Frames for Arena {
+    fn holds(&self, frame: &Frame) -> bool {
+        self.frames.holds(frame)
+    }
+
     fn alloc(&mut self, order: Order) -> Result<Frame, MemError> {
         let frame = self.frames.alloc(order)?;
         if self.stale
@@ -340,19 +295,19 @@ impl Frames for Arena {
     }
 
     /// Gives a block back. One that a predecessor preserved becomes preserved and unclaimed again, with the bytes that
-    /// it has, until [`Arena::release_rest`]: so undoing a restore takes nothing away.
+    /// it has, until [`Claim::release_rest`]: so undoing a restore takes nothing away.
     fn free(&mut self, frame: Frame) {
         if !self.frames.holds(&frame) {
             return;
         }
-        let folio = frame.folio();
-        if let Phase::Rebuilt(inherited) = &mut self.phase
-            && inherited.set_claimed(folio, false)
-        {
-            return;
+        let frame = match &mut self.phase {
+            Phase::Admitted(inherited) => inherited.unclaim(frame),
+            Phase::Own | Phase::Opened => Some(frame),
+        };
+        if let Some(frame) = frame {
+            self.give_back(frame.folio().range());
+            self.frames.free(frame);
         }
-        self.give_back(folio.range());
-        self.frames.free(frame);
     }
 
     fn write(&mut self, frame: &Frame, offset: u64, bytes: &[u8]) -> Result<(), MemError> {
@@ -368,13 +323,80 @@ impl Frames for Arena {
 }
 
 impl Claim for Arena {
+    /// Nothing is written. Refused also when the same memfd is in use in this process already, as an [`Arena`] or a
+    /// [`Mapping`](super::Mapping): two owners of one memory are more than slices allow.
+    fn admit(
+        &mut self,
+        preserved: &mut dyn Iterator<Item = Folio>,
+        nodes: &mut dyn Iterator<Item = PageRange>,
+    ) -> Result<(), Fault> {
+        let lease = match (&self.phase, self.lease.take()) {
+            (Phase::Own, lease) => {
+                self.lease = lease;
+                return Err(Fault::new(Code::Refused).item("admit").found("an arena that no predecessor left"));
+            }
+            (_, Some(lease)) if Arc::strong_count(&lease) > 1 => {
+                self.lease = Some(lease);
+                return Err(Fault::new(Code::Refused).item("admit").found("an arena of which mappings are left"));
+            }
+            (_, Some(lease)) => lease,
+            (_, None) => Lease::take(self.fd.as_fd())?,
+        };
+        self.lease = Some(lease);
+        // A new allocator is a new home: frames of before are void.
+        let (frames, inherited) = Inherited::new(self.geometry(), self.frames.window(), preserved, nodes)?;
+        self.frames = frames;
+        self.phase = Phase::Admitted(inherited);
+        Ok(())
+    }
+
     fn claim(&mut self, folio: Folio) -> Result<Frame, MemError> {
-        if let Phase::Rebuilt(inherited) = &mut self.phase
-            && inherited.set_claimed(folio, true)
-        {
-            return Ok(self.frames.adopt(folio));
+        match &mut self.phase {
+            Phase::Admitted(inherited) => inherited.claim(&self.frames, folio),
+            Phase::Own | Phase::Opened => Err(MemError::NotHeld { folio }),
         }
-        Err(MemError::NotHeld { folio })
+    }
+
+    fn release_rest(&mut self) -> Result<u64, Fault> {
+        match &self.phase {
+            Phase::Own => return Ok(0),
+            Phase::Opened => return Err(not_admitted("release_rest")),
+            Phase::Admitted(_) => {}
+        }
+        // First, so that no header ever names a root that is gone.
+        self.set_root(None)?;
+        let Phase::Admitted(inherited) = core::mem::replace(&mut self.phase, Phase::Own) else { return Ok(0) };
+        for pages in inherited.rest() {
+            self.give_back(pages);
+            self.frames.release(pages);
+        }
+        Ok(inherited.unclaimed_pages())
+    }
+}
+
+impl Pour for Arena {
+    fn pour(&self, at: PhysAddr, len: u64, file: BorrowedFd<'_>, offset: u64) -> Result<(), MemError> {
+        let inside = self.extents.iter().any(|extent| extent.contains(at, len));
+        let mut from = self.offset(at).filter(|_| inside).ok_or(MemError::Outside { at, len })?;
+        let (mut to, end) = (offset, offset.saturating_add(len));
+        let mut buffer = Vec::new();
+        while to < end {
+            let rest = usize_of(end.saturating_sub(to));
+            // Both are of tmpfs, so the system copies once; where it does not want to, we do.
+            let done = match copy_file_range(&self.fd, Some(&mut from), file, Some(&mut to), rest) {
+                Ok(done) => done,
+                Err(Errno::INTR) => continue,
+                Err(_) => 0,
+            };
+            if done == 0 {
+                buffer.resize(rest.min(1 << 20), 0);
+                read_at(self.fd.as_fd(), from, &mut buffer).map_err(|error| self.io(at, rest, error))?;
+                write_at(file, to, &buffer).map_err(|error| self.io(at, rest, error))?;
+                from = from.saturating_add(u64_of(buffer.len()));
+                to = to.saturating_add(u64_of(buffer.len()));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -414,11 +436,11 @@ fn host_geometry() -> Result<Geometry, Fault> {
     })
 }
 
-fn not_rebuilt(what: &'static str) -> Fault {
+fn not_admitted(what: &'static str) -> Fault {
     Fault::new(Code::Refused)
         .item(what)
         .found("an arena whose preserved blocks are not known")
-        .expected("rebuild first")
+        .expected("admit first")
 }
 
 fn random() -> Result<u64, Fault> {
