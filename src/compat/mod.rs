@@ -164,7 +164,7 @@ impl<'a> Compat<'a> {
         let text = self.printed();
         if text.len() >= N {
             return Err(Fault::new(Code::Refused)
-                .found(format_args!("{} of {} bytes", Quoted(self.name.as_bytes()), text.len()))
+                .found(format_args!("{}, {} bytes", Short(*self), text.len()))
                 .expected(format_args!("a string and its zero in {N} bytes")));
         }
         let mut field = [0; N];

@@ -233,7 +233,7 @@ fn a_fixed_field_ends_at_its_first_zero_and_keeps_one() {
         told(
             Code::Refused,
             None,
-            "\"n1234567890123456789012345678901234567890123\" of 47 bytes",
+            "n1234567890123456789012345678901234567890123-v1, 47 bytes",
             "a string and its zero in 47 bytes"
         )
     );
