@@ -5,7 +5,6 @@ use zerocopy::little_endian::U64;
 use zerocopy::{Immutable, KnownLayout, Unaligned};
 
 use super::*;
-use crate::abi::Layout;
 use crate::abi::luo::{File, Session};
 use crate::mem::{MemError, Order, PageRange, PhysRange, Ram};
 
@@ -17,11 +16,6 @@ macro_rules! record {
         #[repr(C)]
         struct $name {
             $($field: $ty),*
-        }
-
-        impl Wire for $name {
-            const LAYOUT: &'static Layout =
-                &Layout { name: stringify!($name), compat: None, size: size_of::<$name>(), align: 1, fields: &[] };
         }
     )*};
 }
@@ -51,7 +45,7 @@ fn sessions(count: u64) -> BlockSet<Session> {
     (0..count).map(session).collect::<Vec<_>>().into()
 }
 
-fn read<R: Wire>(memory: &dyn Memory, first: u64, count: Option<u64>) -> Result<Loaded<R>, Fault> {
+fn read<R: Plain>(memory: &dyn Memory, first: u64, count: Option<u64>) -> Result<Loaded<R>, Fault> {
     load(memory, PhysAddr::new(first), count, &mut Bits::default())
 }
 
@@ -139,7 +133,7 @@ fn capacities_follow_the_page_and_the_record() {
     let row = |geometry| [capacity::<Session>(geometry), capacity::<File>(geometry)].map(Result::unwrap);
     assert_eq!(Geometry::ALL.map(row), [[51, 63], [204, 255], [819, 1023]]);
     assert_eq!(capacity::<Whole>(Geometry::K4), Ok(1));
-    let fault = "too-large: TooBig: found 4081, expected 1..=4080 bytes";
+    let fault = "too-large: kho::block::tests::TooBig: found 4081, expected 1..=4080 bytes";
     let set = BlockSet::from(vec![TooBig { bytes: [0; 4081] }]);
     assert_eq!(set.store(&mut ram(Geometry::K4, 1)).unwrap_err().to_string(), fault);
     assert_eq!(read::<TooBig>(&ram(Geometry::K4, 1), 0x1000, None).unwrap_err().to_string(), fault);
@@ -285,6 +279,9 @@ impl Memory for Counting {
 }
 
 impl Frames for Counting {
+    fn holds(&self, frame: &Frame) -> bool {
+        self.ram.holds(frame)
+    }
     fn alloc(&mut self, order: Order) -> Result<Frame, MemError> {
         self.ram.alloc(order)
     }
@@ -314,7 +311,7 @@ fn a_hundred_thousand_records_are_written_page_by_page() {
     assert_eq!(memory.ram.free_pages(), 2_000);
 }
 
-fn comes_back<R: Wire + PartialEq + std::fmt::Debug>(
+fn comes_back<R: Plain + PartialEq + std::fmt::Debug>(
     geometry: Geometry,
     records: &[R],
 ) -> Result<(), proptest::test_runner::TestCaseError> {

@@ -38,12 +38,12 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::total_size;
 pub use read::{Children, Event, Fdt, MemRanges, Node, Properties, Property, Reservations, Strings, Walk};
 #[cfg(feature = "write")]
 pub use write::Builder;
 #[cfg(feature = "write")]
 pub(crate) use write::check_node_name;
-pub(crate) use check::total_size;
 
 /// Levels of nodes that are read and written, the root included; as `vm-fdt` and Linux have it.
 pub const MAX_DEPTH: usize = 64;

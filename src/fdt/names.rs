@@ -236,7 +236,7 @@ mod tests {
     proptest! {
         #[test]
         fn as_the_naive_set(list in prop::collection::vec("[ab]{0,9}", 0..60)) {
-            let (blob, names) = block::<String>(&list);
+            let (blob, names) = block(&list);
             let naive = naive(&list).map(|index| names[index].at);
             prop_assert_eq!(Duplicates::default().first(&blob, &names).map(|name| name.at), naive);
             prop_assert_eq!(first_by_sorting(&blob, &names).map(|name| name.at), naive);

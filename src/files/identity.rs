@@ -18,10 +18,7 @@ pub(super) fn record(token: u64, file: BorrowedFd<'_>) -> Result<Record, Fault> 
     let seals = rustix::fs::fcntl_get_seals(file)
         .map_err(|errno| Fault::new(Code::FileKind).item("kind").found(errno).expected("a memfd"))?;
     if stat.st_nlink != 0 {
-        return Err(Fault::new(Code::FileKind)
-            .item("kind")
-            .found("a file that has a name")
-            .expected("a memfd"));
+        return Err(Fault::new(Code::FileKind).item("kind").found("a file that has a name").expected("a memfd"));
     }
     let status = rustix::fs::fcntl_getfl(file).map_err(system("F_GETFL"))?;
     let descriptor = rustix::io::fcntl_getfd(file).map_err(system("F_GETFD"))?;

@@ -5,9 +5,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::any::Any;
 
+use super::ROOT_LIMIT;
 use super::plan::Plan;
 use super::registry::{Handle, Registry};
-use super::ROOT_LIMIT;
 use crate::fdt;
 use crate::mem::{Claim, Memory, PhysAddr};
 use crate::num::usize_of;

@@ -27,8 +27,8 @@ pub use incoming::{Incoming, Restored};
 pub use node::Node;
 #[cfg(feature = "write")]
 pub use outgoing::{Blob, Finished, Home, Outgoing, Preserve, Scope, Unfinished};
-pub use plan::{Accepted, Failed, NodeReport, Plan, Refused, Verdict};
 pub(crate) use plan::match_any;
+pub use plan::{Accepted, Failed, NodeReport, Plan, Refused, Verdict};
 pub use registry::{Check, Component, Handle, Registry};
 
 /// So many ranges of one node are listed in its `mem`; beyond that the largest, and the node says `mem-partial`.

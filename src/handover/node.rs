@@ -170,7 +170,11 @@ impl<'a, M: Memory> Node<'a, M> {
         let (start, size) = (self.blob.start(), self.blob.size());
         if size < u64_of(<T as Wire>::LAYOUT.size) {
             let fault = Fault::new(Code::Truncated).address(start.get()).item("blob-size");
-            return Err(fault.found(size).expected(format_args!("at least {} ({})", <T as Wire>::LAYOUT.size, <T as Wire>::LAYOUT.name)));
+            return Err(fault.found(size).expected(format_args!(
+                "at least {} ({})",
+                <T as Wire>::LAYOUT.size,
+                <T as Wire>::LAYOUT.name
+            )));
         }
         self.claim_around(self.blob)?;
         Ok(crate::mem::read_wire(&self.view, start)?)
@@ -187,9 +191,10 @@ impl<'a, M: Memory> Node<'a, M> {
             .start()
             .page_around(geometry)
             .ok_or_else(|| fault(Code::TooLarge).found(bytes).expected("an address below 2^47 pages"))?;
-        let folio = self.tree.holder(first).ok_or_else(|| {
-            fault(Code::NotPreserved).found(format_args!("{bytes}, which is not preserved"))
-        })?;
+        let folio = self
+            .tree
+            .holder(first)
+            .ok_or_else(|| fault(Code::NotPreserved).found(format_args!("{bytes}, which is not preserved")))?;
         let block = folio.range().bytes(geometry);
         if !block.contains(bytes.start(), bytes.size()) {
             return Err(fault(Code::PreservedOtherwise)

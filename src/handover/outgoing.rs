@@ -351,8 +351,8 @@ impl<M: Home> Outgoing<M> {
         let geometry = self.memory.geometry();
         // The size does not depend on where the tree will be.
         let size = u64_of(self.root_fdt(PhysAddr::new(0))?.len());
-        let order = Order::holding(size, geometry)
-            .ok_or_else(|| Fault::new(Code::TooLarge).item("root FDT").found(size))?;
+        let order =
+            Order::holding(size, geometry).ok_or_else(|| Fault::new(Code::TooLarge).item("root FDT").found(size))?;
         let page = self.memory.alloc(order)?;
         let folio = page.folio();
         self.tree.add(folio);
@@ -521,7 +521,8 @@ impl<M: Home> Finished<M> {
     #[must_use]
     pub fn metadata_bytes(&self) -> u64 {
         let kept = self.outgoing.nodes.iter().map(|node| {
-            let all = node.kept.frames.values().fold(0_u64, |sum, frame| sum.saturating_add(frame.folio().order().pages()));
+            let all =
+                node.kept.frames.values().fold(0_u64, |sum, frame| sum.saturating_add(frame.folio().order().pages()));
             all.saturating_sub(node.kept.bulk)
         });
         let root = [u64_of(self.root.stored.nodes.len()), self.root.page.folio().order().pages()];

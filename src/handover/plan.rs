@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use super::claims::coalesce;
 use super::incoming::{Incoming, Restored, read_root};
 use super::node::{Node, Owners};
-use super::registry::{CheckedStep, Registry};
+use super::registry::{CheckedStep, Registry, Strangers};
 use crate::abi::kho;
 use crate::compat::{Compat, CompatVec, Reads};
 use crate::fdt::{self, Fdt};
@@ -25,6 +25,8 @@ pub enum Verdict {
     Fine,
     /// It is optional and nobody here understands it: it will be left.
     Dropped,
+    /// Nobody here looks into it, and nobody has to: see [`Registry::observing`].
+    Opaque,
     /// It stops the handover.
     Refused,
 }
@@ -34,6 +36,7 @@ impl core::fmt::Display for Verdict {
         f.pad(match self {
             Verdict::Fine => "fine",
             Verdict::Dropped => "dropped",
+            Verdict::Opaque => "opaque",
             Verdict::Refused => "refused",
         })
     }
@@ -75,7 +78,14 @@ impl<M: Memory + 'static> Plan<M> {
     pub(super) fn make(incoming: Incoming<M>, registry: &Registry<M>) -> Self {
         let watch = Stopwatch::start();
         let mut findings = Findings::default();
-        let mut planner = Planner { incoming: &incoming, registry, findings: &mut findings, taken: Bits::new(), nodes: Vec::new(), steps: Vec::new() };
+        let mut planner = Planner {
+            incoming: &incoming,
+            registry,
+            findings: &mut findings,
+            taken: Bits::new(),
+            nodes: Vec::new(),
+            steps: Vec::new(),
+        };
         let tree = match planner.root() {
             Ok(tree) => Some(tree),
             Err(fault) => {
@@ -234,28 +244,34 @@ impl<M: Memory + 'static> Planner<'_, M> {
     fn declared(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) -> Verdict {
         let errors = self.findings.errors();
         let Some(slot) = self.registry.find(declared.name) else {
-            let code = if declared.optional { Code::ComponentDropped } else { Code::ComponentUnknown };
+            let code = match (declared.optional, self.registry.strangers) {
+                (_, Strangers::Show) => Code::ComponentOpaque,
+                (true, Strangers::Refuse) => Code::ComponentDropped,
+                (false, Strangers::Refuse) => Code::ComponentUnknown,
+            };
             let list = declared.compatible();
             let found = if list.is_empty() { "no compatible".into() } else { list.join(", ") };
             self.findings.add(&declared.path, Fault::new(code).item(kho::COMPATIBLE).found(found));
             self.own_declared(declared, tree, owners);
-            return if declared.optional { Verdict::Dropped } else { Verdict::Refused };
+            return match code {
+                Code::ComponentUnknown => Verdict::Refused,
+                Code::ComponentDropped => Verdict::Dropped,
+                _ => Verdict::Opaque,
+            };
         };
         let Some(entry) = self.registry.entries.get(slot) else { return Verdict::Refused };
         let component = entry.component.clone();
         let mismatch = match &declared.list {
-            Some(list) => {
-                list.list().differences(component.compat(), &[]).into_iter().map(Fault::from).collect()
-            }
+            Some(list) => list.list().differences(component.compat(), &[]).into_iter().map(Fault::from).collect(),
             None if component.names_itself() => Vec::new(),
-            None => alloc::vec![
-                Fault::new(Code::CompatMissing).item(kho::COMPATIBLE).expected(component.compat().owner())
-            ],
+            None => {
+                alloc::vec![Fault::new(Code::CompatMissing).item(kho::COMPATIBLE).expected(component.compat().owner())]
+            }
         };
         if !mismatch.is_empty() {
             // Of a layout that this reader does not know nothing more can be said, least of all that it is corrupt.
             for fault in mismatch {
-                self.findings.add(&declared.path, fault);
+                self.findings.add(&declared.path, fault.item(kho::COMPATIBLE));
             }
             self.own_declared(declared, tree, owners);
             return Verdict::Refused;
@@ -284,11 +300,8 @@ impl<M: Memory + 'static> Planner<'_, M> {
     /// A node that nobody looks into owns what it says.
     fn own_declared(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) {
         for &range in declared.mem.iter().flatten() {
-            let owned = if tree.covers(range) {
-                owners.claim(range, tree.geometry())
-            } else {
-                Err(not_preserved(range, tree))
-            };
+            let owned =
+                if tree.covers(range) { owners.claim(range, tree.geometry()) } else { Err(not_preserved(range, tree)) };
             if let Err(fault) = owned {
                 self.findings.add(&declared.path, fault.item(kho::MEM));
             }
@@ -316,9 +329,11 @@ impl<M: Memory + 'static> Planner<'_, M> {
             self.findings.add(&declared.path, fault);
         } else if !declared.partial && *mem != claimed {
             let left = claimed.iter().find(|claim| !mem.contains(claim)).map(|claim| claim.bytes(geometry).to_string());
-            let fault = fault
-                .found(format_args!("{} ranges", mem.len()))
-                .expected(format_args!("{} ranges, among them {}", claimed.len(), left.unwrap_or_default()));
+            let fault = fault.found(format_args!("{} ranges", mem.len())).expected(format_args!(
+                "{} ranges, among them {}",
+                claimed.len(),
+                left.unwrap_or_default()
+            ));
             self.findings.add(&declared.path, fault);
         }
     }
@@ -381,9 +396,7 @@ fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declare
         .map_err(|_| Fault::new(Code::FdtName).offset(node.offset()).found("a name that is not UTF-8"))?;
     let list = match node.property(kho::COMPATIBLE) {
         None => None,
-        Some(property) => {
-            Some(CompatVec::parse_fdt(property.value()).map_err(|fault| fault.within(kho::COMPATIBLE))?)
-        }
+        Some(property) => Some(CompatVec::parse_fdt(property.value()).map_err(|fault| fault.within(kho::COMPATIBLE))?),
     };
     let start = node.required(kho::PRESERVED_DATA)?.u64_native()?;
     let size = node.required(kho::BLOB_SIZE)?.u64_native()?;

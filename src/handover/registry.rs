@@ -93,6 +93,16 @@ pub struct Handle<T> {
 /// The components that a successor understands, each under the name of its node.
 pub struct Registry<M> {
     pub(super) entries: Vec<Entry<M>>,
+    pub(super) strangers: Strangers,
+}
+
+/// What becomes of a node that no component understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Strangers {
+    /// It refuses the handover, unless it is optional.
+    Refuse,
+    /// It is told and left alone.
+    Show,
 }
 
 pub(super) struct Entry<M> {
@@ -104,7 +114,7 @@ pub(super) struct Entry<M> {
 
 impl<M> Default for Registry<M> {
     fn default() -> Self {
-        Registry { entries: Vec::new() }
+        Registry { entries: Vec::new(), strangers: Strangers::Refuse }
     }
 }
 
@@ -113,6 +123,12 @@ impl<M: Memory + 'static> Registry<M> {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A registry for those who look and restore nothing: a node that nobody understands is no error.
+    #[must_use]
+    pub fn observing() -> Self {
+        Registry { strangers: Strangers::Show, ..Self::default() }
     }
 
     /// The node `name` must be there, and `component` restores it. A later component of the same name replaces an

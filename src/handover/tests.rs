@@ -348,7 +348,8 @@ fn a_node_that_lies_is_told_so() {
         builder.u64_native("blob-size", size).unwrap();
     };
     assert!(edited(node).is_empty());
-    let code = |findings: Findings| errors(&findings).into_iter().filter(|code| *code != Code::Unowned).collect::<Vec<_>>();
+    let code =
+        |findings: Findings| errors(&findings).into_iter().filter(|code| *code != Code::Unowned).collect::<Vec<_>>();
     assert_eq!(code(edited(|b, _, size, mem| node(b, 0, size, mem))), [Code::NotPreserved]);
     assert_eq!(code(edited(|b, blob, _, mem| node(b, blob, 9, mem))), [Code::TooLarge]);
     assert_eq!(code(edited(|b, blob, _, mem| node(b, blob + 0xffc, 8, mem))), [Code::PreservedOtherwise]);
@@ -459,7 +460,11 @@ fn what_nobody_owns_is_a_warning_with_its_place() {
     let plan = arrive(outgoing.finish().unwrap()).plan(&registry);
     // The node says `mem` of a block that its reader does not claim, and then nobody does.
     assert_eq!(errors(plan.findings()), [Code::MemDisagrees, Code::Unowned]);
-    assert!(plan.findings().to_string().contains("warning: /: unowned: at 0x100000: 8 pages that no node owns, this one first"));
+    assert!(
+        plan.findings()
+            .to_string()
+            .contains("warning: /: unowned: at 0x100000: 8 pages that no node owns, this one first")
+    );
 }
 
 struct Blind;

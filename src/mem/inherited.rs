@@ -171,7 +171,9 @@ mod tests {
     #[test]
     fn blocks_outside_or_on_top_of_each_other_are_refused() {
         let refused = |folios: &[Folio], nodes: &[PageRange]| {
-            Inherited::new(Geometry::K4, pages(1, 31), folios.iter().copied(), nodes.iter().copied()).unwrap_err().code()
+            Inherited::new(Geometry::K4, pages(1, 31), folios.iter().copied(), nodes.iter().copied())
+                .unwrap_err()
+                .code()
         };
         assert_eq!(refused(&[folio(0, 0)], &[]), Code::Outside);
         assert_eq!(refused(&[folio(32, 0)], &[]), Code::Outside);

@@ -4,11 +4,10 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::inherited::Inherited;
 use super::{
     Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange,
-    
 };
-use super::inherited::Inherited;
 use crate::num::{u64_of, usize_of};
 use crate::report::Fault;
 
@@ -165,8 +164,7 @@ impl Claim for Ram {
         preserved: &mut dyn Iterator<Item = Folio>,
         nodes: &mut dyn Iterator<Item = PageRange>,
     ) -> Result<(), Fault> {
-        (self.frames, self.inherited) =
-            Inherited::new(self.frames.geometry(), self.frames.window(), preserved, nodes)?;
+        (self.frames, self.inherited) = Inherited::new(self.frames.geometry(), self.frames.window(), preserved, nodes)?;
         Ok(())
     }
 

@@ -67,7 +67,9 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
         return Err(fault(Code::TooLarge, "pos").found(wire.pos).expected("below 2^63"));
     }
     if nr > pages {
-        return Err(fault(Code::MemfdSize, "nr_folios").found(nr).expected(format_args!("at most {pages}, the pages of {size} bytes")));
+        return Err(fault(Code::MemfdSize, "nr_folios")
+            .found(nr)
+            .expected(format_args!("at most {pages}, the pages of {size} bytes")));
     }
     let mut file = Pages { pos: wire.pos.get(), size, seals, folios: Vec::new() };
     if nr == 0 {
@@ -92,16 +94,15 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
     Ok(file)
 }
 
-fn read_records<M: Memory>(
-    node: &Node<'_, M>,
-    area: &Area,
-    nr: u64,
-) -> Result<Vec<(Folio, u64)>, Fault> {
+fn read_records<M: Memory>(node: &Node<'_, M>, area: &Area, nr: u64) -> Result<Vec<(Folio, u64)>, Fault> {
     let geometry = node.geometry();
-    let records: Vec<abi::memfd::Folio> = area.read_records(node.memory(), nr).map_err(|fault| fault.item("nr_folios"))?;
+    let records: Vec<abi::memfd::Folio> =
+        area.read_records(node.memory(), nr).map_err(|fault| fault.item("nr_folios"))?;
     let mut folios = Vec::with_capacity(records.len());
     for (number, record) in records.iter().enumerate() {
-        if let Some(folio) = read_record(node, record, geometry).map_err(|fault| fault.within(&format!("folios[{number}]")))? {
+        if let Some(folio) =
+            read_record(node, record, geometry).map_err(|fault| fault.within(&format!("folios[{number}]")))?
+        {
             folios.push(folio);
         }
     }
@@ -119,10 +120,14 @@ fn read_record<M: Memory>(
         return Ok(None);
     }
     if flags & !FOLIO_FLAGS != 0 {
-        return Err(Fault::new(Code::FolioFlags).item("flags").found(format_args!("{flags:#x}")).expected(format_args!("flags of {FOLIO_FLAGS:#x}")));
+        return Err(Fault::new(Code::FolioFlags)
+            .item("flags")
+            .found(format_args!("{flags:#x}"))
+            .expected(format_args!("flags of {FOLIO_FLAGS:#x}")));
     }
-    let pfn = crate::mem::Pfn::new(number)
-        .ok_or_else(|| Fault::new(Code::TooLarge).item("pfn").found(format_args!("{number:#x}")).expected("below 2^47"))?;
+    let pfn = crate::mem::Pfn::new(number).ok_or_else(|| {
+        Fault::new(Code::TooLarge).item("pfn").found(format_args!("{number:#x}")).expected("below 2^47")
+    })?;
     let address = pfn.addr(geometry).get();
     let folio = node.tree().holder(pfn).ok_or_else(|| {
         Fault::new(Code::NotPreserved).address(address).item("pfn").found(format_args!("{pfn}, which is not preserved"))

@@ -40,9 +40,10 @@ impl<M: Home> Preserve<M> for Array<'_> {
                 area.store(scope)?.descriptor
             }
         };
-        let held = self.frames.iter().fold(0_u64, |sum, frame| {
-            sum.saturating_add(frame.folio().range().bytes(Memory::geometry(scope)).size())
-        });
+        let held = self
+            .frames
+            .iter()
+            .fold(0_u64, |sum, frame| sum.saturating_add(frame.folio().range().bytes(Memory::geometry(scope)).size()));
         if self.bytes > held {
             return Err(Fault::new(Code::TooLarge)
                 .item("bytes")

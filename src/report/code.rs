@@ -120,6 +120,7 @@ codes! {
     VersionNewer = "version-newer", Mismatch, Error, "written in a newer version than this reader takes";
     ComponentUnknown = "component-unknown", Mismatch, Error, "a required component that nobody here understands";
     ComponentDropped = "component-dropped", Mismatch, Warning, "an optional component that nobody here understands";
+    ComponentOpaque = "component-opaque", Unsupported, Warning, "a component that this reader shows without looking into it";
     ComponentMissing = "component-missing", Mismatch, Error, "a component that the successor needs is not in the handover";
     ComponentUnlisted = "component-unlisted", Mismatch, Error, "a layout that the data uses is not in the node's list, or the other way round";
 

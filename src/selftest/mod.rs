@@ -115,11 +115,7 @@ fn read_blob(bytes: &[u8]) -> Result<Stated, Fault> {
     let info = zerocopy::FromBytes::read_from_bytes(info.value()).map_err(|_| {
         Fault::new(Code::PropertySize).offset(info.offset()).item(FOLIOS_INFO).found(info.value().len()).expected(16)
     })?;
-    Ok(Stated {
-        count: data.required(NR_FOLIOS)?.u32_native()?,
-        info,
-        csum: data.required(CSUM)?.u32_native()?,
-    })
+    Ok(Stated { count: data.required(NR_FOLIOS)?.u32_native()?, info, csum: data.required(CSUM)?.u32_native()? })
 }
 
 /// An address whose low bits, zero in every address of a page, are the order.
@@ -131,7 +127,8 @@ fn read_word<M: Memory>(word: u64, node: &Node<'_, M>) -> Result<Folio, Fault> {
     let order = order.ok_or_else(|| fault(Code::TooLarge).item("order").expected("an order below 47"))?;
     let page = PhysAddr::new(word & !low).page(geometry);
     let page = page.ok_or_else(|| fault(Code::TooLarge).item("address").expected("below 2^47 pages"))?;
-    Folio::new(page, order).ok_or_else(|| fault(Code::Unaligned).item("address").expected(format_args!("aligned to order {order}")))
+    Folio::new(page, order)
+        .ok_or_else(|| fault(Code::Unaligned).item("address").expected(format_args!("aligned to order {order}")))
 }
 
 fn check_sum<M: Memory>(node: &Node<'_, M>, folios: &[Folio], csum: u32) -> Result<Rule, Fault> {

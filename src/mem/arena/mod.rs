@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, copy_file_range, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, copy_file_range, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create,
+};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd, retry_on_intr};
 use rustix::rand::{GetRandomFlags, getrandom};
 use zerocopy::IntoBytes as _;
@@ -18,7 +20,8 @@ use super::file::{io_fault, read_at, write_at};
 use super::inherited::Inherited;
 use super::map::Region;
 use super::{
-    Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange, Pour,
+    Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange,
+    Pour,
 };
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
@@ -437,10 +440,7 @@ fn host_geometry() -> Result<Geometry, Fault> {
 }
 
 fn not_admitted(what: &'static str) -> Fault {
-    Fault::new(Code::Refused)
-        .item(what)
-        .found("an arena whose preserved blocks are not known")
-        .expected("admit first")
+    Fault::new(Code::Refused).item(what).found("an arena whose preserved blocks are not known").expected("admit first")
 }
 
 fn random() -> Result<u64, Fault> {

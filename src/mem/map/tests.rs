@@ -138,7 +138,7 @@ fn the_mapping_outlives_its_arena() {
     assert_eq!(mapping[..4], *b"stay");
     drop(mapping);
     let mut arena = Arena::open(fd).unwrap();
-    arena.rebuild([folio], []).unwrap();
+    arena.admit(&mut [folio].into_iter(), &mut [].into_iter()).unwrap();
     let frame = arena.claim(folio).unwrap();
     assert_eq!(arena.bytes(&frame).unwrap()[..4], *b"stay");
 }
