@@ -1,6 +1,8 @@
 //! Memory that outlives the program: a sealed memfd, with an allocator that is rebuilt around what was preserved.
 
 mod header;
+#[cfg(test)]
+mod hostile;
 mod inherited;
 #[cfg(test)]
 mod tests;

@@ -1,59 +1,23 @@
-use std::io::{Seek as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
-
 use proptest::prelude::*;
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::SealFlags;
 use rustix::io::{FdFlags, fcntl_getfd};
-use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::*;
-use crate::abi::arena::Header;
 use crate::mem::{Pfn, Ram};
 
-const SIZE: u64 = 1 << 20;
+pub(super) const SIZE: u64 = 1 << 20;
 
-fn arena() -> Arena {
+pub(super) fn arena() -> Arena {
     Arena::new(SIZE).unwrap()
 }
 
-fn page() -> u64 {
+pub(super) fn page() -> u64 {
     host_geometry().unwrap().page_size()
 }
 
 fn folio(arena: &Arena, page: u64, order: u32) -> Folio {
     let base = arena.base().page(arena.geometry()).unwrap().get();
     Folio::new(Pfn::new(base + page).unwrap(), Order::new(order).unwrap()).unwrap()
-}
-
-/// A memfd of `size` bytes that begins with `bytes`.
-fn memfd(bytes: &[u8], size: u64, seals: SealFlags) -> OwnedFd {
-    let fd = memfd_create("hostile", MemfdFlags::ALLOW_SEALING).unwrap();
-    ftruncate(&fd, size).unwrap();
-    write_at(fd.as_fd(), 0, bytes).unwrap();
-    fcntl_add_seals(&fd, seals).unwrap();
-    fd
-}
-
-fn header() -> Header {
-    arena().facts.header()
-}
-
-/// Opens an arena whose header was changed; what is told: code, item, found, expected.
-fn refused(change: impl FnOnce(&mut Header)) -> (Code, String, String, String) {
-    let mut header = header();
-    change(&mut header);
-    told(Arena::open(memfd(header.as_bytes(), SIZE, SEALS)))
-}
-
-fn told(opened: Result<Arena, Fault>) -> (Code, String, String, String) {
-    let fault = opened.unwrap_err();
-    let item = fault.at().item.as_deref().unwrap_or_default().to_owned();
-    (fault.code(), item, fault.found_text().to_owned(), fault.expected_text().to_owned())
-}
-
-fn code_and_item(opened: Result<Arena, Fault>) -> (Code, String) {
-    let (code, item, ..) = told(opened);
-    (code, item)
 }
 
 #[test]
@@ -64,7 +28,7 @@ fn a_new_arena_is_sealed_sparse_and_closed_on_exec() {
     let seals = rustix::fs::fcntl_get_seals(arena.fd()).unwrap();
     assert!(seals.contains(SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL), "{seals:?}");
     assert_eq!(fcntl_getfd(arena.fd()).unwrap(), FdFlags::CLOEXEC);
-    assert_eq!(fcntl_getfd(&arena.try_clone_fd().unwrap()).unwrap(), FdFlags::CLOEXEC);
+    assert_eq!(fcntl_getfd(arena.try_clone_fd().unwrap()).unwrap(), FdFlags::CLOEXEC);
     assert_eq!(arena.base().get(), 1 << 40);
     assert_eq!(arena.free_pages(), (64 << 30) / page() - 1);
     assert_eq!(arena.root(), None);
@@ -95,15 +59,6 @@ fn blocks_larger_than_the_default_base_are_aligned_in_the_memfd_too() {
     assert_eq!(arena.base().get(), 4 << 40);
     let nonce = arena.nonce();
     assert_eq!(Arena::open(arena.into_fd()).unwrap().nonce(), nonce);
-}
-
-#[test]
-fn sizes_that_no_arena_has() {
-    for size in [0, 1, page(), page() * 2 + 1, SIZE - 512] {
-        let (code, item, found, _) = told(Arena::new(size));
-        assert_eq!((code, item.as_str(), found), (Code::ImageHeader, "size", format!("{size:#x}")));
-    }
-    assert_eq!(code_and_item(Arena::new(1 << 63)), (Code::TooLarge, "size".into()));
 }
 
 #[test]
@@ -309,145 +264,6 @@ fn one_owner_of_one_memfd_in_one_process() {
 }
 
 #[test]
-fn another_kind_of_descriptor() {
-    let (code, item, found, expected) = told(Arena::open(tempfile_in_cwd().into()));
-    assert_eq!((code, item.as_str(), expected.as_str()), (Code::FileKind, "descriptor", "a memfd"));
-    assert!(found.starts_with("a regular file"), "{found}");
-    let (pipe, _other) = rustix::pipe::pipe().unwrap();
-    assert_eq!(told(Arena::open(pipe)).2, "Fifo");
-    let directory = rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
-    assert_eq!(told(Arena::open(directory)).2, "Directory");
-}
-
-/// On the disk, not in a tmpfs.
-fn tempfile_in_cwd() -> std::fs::File {
-    let mut file = tempfile::tempfile_in(".").unwrap();
-    file.write_all(header().as_bytes()).unwrap();
-    file.set_len(SIZE).unwrap();
-    file.rewind().unwrap();
-    file
-}
-
-#[test]
-fn seals_that_are_missing_or_too_many() {
-    let header = header();
-    for seals in [
-        SealFlags::empty(),
-        SealFlags::SEAL,
-        SealFlags::GROW | SealFlags::SHRINK,
-        SealFlags::GROW | SealFlags::SEAL,
-        SealFlags::SHRINK | SealFlags::SEAL,
-        SEALS | SealFlags::WRITE,
-        SEALS | SealFlags::FUTURE_WRITE,
-    ] {
-        let (code, item, found, expected) = told(Arena::open(memfd(header.as_bytes(), SIZE, seals)));
-        assert_eq!((code, item, found), (Code::MemfdSeals, "seals".into(), format!("{:#x}", seals.bits())));
-        assert!(expected.starts_with("0x7"), "{expected}");
-    }
-    // No seals can be put on it.
-    let plain = memfd_create("plain", MemfdFlags::empty()).unwrap();
-    ftruncate(&plain, SIZE).unwrap();
-    assert_eq!(code_and_item(Arena::open(plain)), (Code::MemfdSeals, "seals".into()));
-}
-
-#[test]
-fn a_memfd_that_can_only_be_read_or_appended_to() {
-    let arena = arena();
-    for flags in [OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR | OFlags::APPEND, OFlags::PATH] {
-        use std::os::fd::AsRawFd as _;
-        let path = format!("/proc/self/fd/{}", arena.fd().as_raw_fd());
-        let again = rustix::fs::open(path, flags, Mode::empty()).unwrap();
-        assert_eq!(code_and_item(Arena::open(again)), (Code::Refused, "access mode".into()), "{flags:?}");
-    }
-}
-
-#[test]
-fn another_size_than_the_header_says() {
-    let header = header();
-    for (size, code) in
-        [(SIZE - page(), Code::Truncated), (SIZE - 1, Code::Truncated), (SIZE + page(), Code::ImageHeader)]
-    {
-        let (got, item, found, expected) = told(Arena::open(memfd(header.as_bytes(), size, SEALS)));
-        assert_eq!((got, item.as_str()), (code, "size"));
-        assert_eq!((found, expected), (format!("a file of {size} bytes"), format!("{SIZE} bytes")));
-    }
-    let (code, item, found, _) = told(Arena::open(memfd(&[], 63, SEALS)));
-    assert_eq!((code, item.as_str(), found.as_str()), (Code::Truncated, "header", "63 bytes"));
-    assert_eq!(told(Arena::open(memfd(&[], 0, SEALS))).0, Code::Truncated);
-}
-
-#[test]
-fn a_header_of_another_version_is_a_mismatch_and_not_corruption() {
-    use crate::report::Class;
-    for (version, code) in [(0, Code::VersionOlder), (2, Code::VersionNewer), (u32::MAX, Code::VersionNewer)] {
-        let (got, item, found, expected) = refused(|header| header.version = version.into());
-        assert_eq!((got, got.class(), item.as_str()), (code, Class::Mismatch, "version"));
-        assert_eq!((found, expected.as_str()), (format!("kho-arena-v{version}"), "kho-arena-v1"));
-    }
-}
-
-#[test]
-fn a_header_of_a_big_endian_machine_is_named_so() {
-    let (code, item, ..) = refused(|header| {
-        header.version = COMPAT_VERSION.swap_bytes().into();
-        header.byte_order = 0x0403_0201.into();
-        header.page_shift = 12_u32.swap_bytes().into();
-    });
-    assert_eq!((code, item.as_str()), (Code::ForeignEndian, "byte_order"));
-    assert_eq!(refused(|header| header.byte_order = 0x0102_0305.into()).0, Code::ImageHeader);
-}
-
-const COMPAT_VERSION: u32 = crate::abi::arena::COMPAT.version();
-
-#[test]
-fn a_header_of_another_page_size() {
-    let other = Geometry::ALL.into_iter().find(|&other| other != host_geometry().unwrap()).unwrap();
-    let (code, item, found, _) = refused(|header| header.page_shift = other.page_shift().into());
-    assert_eq!((code, item, found), (Code::PageSize, "page_shift".into(), format!("{other} pages")));
-    for shift in [0, 13, 63, 64, u32::MAX] {
-        let (code, item, found, _) = refused(|header| header.page_shift = shift.into());
-        assert_eq!((code, item.as_str(), found), (Code::PageSize, "page_shift", shift.to_string()));
-    }
-}
-
-#[test]
-fn a_header_with_one_wrong_field() {
-    let base = 1_u64 << 40;
-    let told = |change: &dyn Fn(&mut Header)| {
-        let (code, item, ..) = refused(change);
-        (code, item)
-    };
-    assert_eq!(told(&|header| header.magic[7] ^= 1), (Code::Magic, "magic".into()));
-    assert_eq!(told(&|header| header.reserved = 1.into()), (Code::Reserved, "reserved".into()));
-    for wrong in [0, page(), base + page(), SIZE / 2] {
-        assert_eq!(told(&|header| header.base = wrong.into()), (Code::ImageHeader, "base".into()), "{wrong:#x}");
-    }
-    for wrong in [0, page(), SIZE - 1, u64::MAX] {
-        assert_eq!(told(&|header| header.size = wrong.into()), (Code::ImageHeader, "size".into()), "{wrong:#x}");
-    }
-    // The last multiple of SIZE there is, and a size that only matters with the base.
-    assert_eq!(told(&|header| header.base = (SIZE.wrapping_neg()).into()), (Code::TooLarge, "size".into()));
-    assert_eq!(told(&|header| header.size = (1 << 62).into()), (Code::ImageHeader, "base".into()));
-    for (addr, size) in [
-        (0, 1),
-        (base, 8),
-        (base + page(), 0),
-        (base + SIZE - 8, 9),
-        (base + SIZE, 1),
-        (u64::MAX, u64::MAX),
-        (base - 8, 8),
-    ] {
-        let root = |header: &mut Header| (header.fdt_addr, header.fdt_size) = (addr.into(), size.into());
-        assert_eq!(told(&root), (Code::Outside, "fdt_addr".into()), "{addr:#x} {size:#x}");
-    }
-    let mut bytes = header().as_bytes().to_vec();
-    bytes.resize(page() as usize, 0);
-    bytes[page() as usize - 1] = 9;
-    let fault = Arena::open(memfd(&bytes, SIZE, SEALS)).unwrap_err();
-    assert_eq!((fault.code(), fault.at().offset), (Code::Reserved, Some(page() - 1)));
-}
-
-#[test]
 fn a_root_outside_the_arena_is_not_written() {
     let mut arena = arena();
     let (good, nonce) = (PhysAddr::new(arena.base().get() + page()), arena.nonce());
@@ -524,25 +340,6 @@ proptest! {
             let len = frame.folio().order().bytes(arena.geometry()) as usize;
             prop_assert!(ours[at..at + len] == model[at..at + len]);
             prop_assert!(arena.bytes(frame).unwrap() == &model[at..at + len]);
-        }
-    }
-
-    #[test]
-    fn any_header_is_an_error_or_makes_sense(
-        magic in any::<bool>(), bytes in any::<[u8; 64]>(), words in any::<[u8; 8]>(), size in any::<u64>(),
-    ) {
-        let mut header = Header::new_zeroed();
-        header.as_mut_bytes().copy_from_slice(&bytes);
-        if magic {
-            // Mostly right, with single bytes changed.
-            header = self::header();
-            let at = usize::from(words[0]) % 64;
-            header.as_mut_bytes()[at] = words[1];
-        }
-        let size = if words[2] < 200 { SIZE } else { size };
-        if let Ok(facts) = header::check(&header, size) {
-            prop_assert_eq!(facts.size(), size);
-            prop_assert_eq!(facts.header(), header);
         }
     }
 }
