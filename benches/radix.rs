@@ -123,6 +123,13 @@ fn main() {
     let (dense, map, btree) = (tree(0..count), roaring(0..count), plain(0..count));
     Contest::new("iterate 4M dense pages (per page)", count)
         .entry("kho", || assert_eq!(dense.iter().fold(0, |n, folio| n ^ black_box(folio).pfn().get()), 0))
+        .entry("kho, with a for loop", || {
+            let mut sum = 0;
+            for folio in &dense {
+                sum ^= black_box(folio).pfn().get();
+            }
+            assert_eq!(sum, 0);
+        })
         .entry("roaring", || assert_eq!(map.iter().fold(0, |n, page| n ^ black_box(page)), 0))
         .entry("plain tree", || assert_eq!(btree.iter().fold(0, |n, page| n ^ black_box(page)), 0))
         .run();
