@@ -5,6 +5,7 @@
 //! that was used last can be remembered, and neighbours that are added one by one find it again without a walk.
 
 use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -84,22 +85,32 @@ impl Bits {
     /// are new.
     #[inline]
     pub fn insert_word(&mut self, word: u64, bits: u64) -> u64 {
+        let new = self.merge_word(word, bits);
+        self.len = self.len.wrapping_add(ones(new));
+        new
+    }
+
+    /// As [`Bits::insert_word`], for a caller who counts by himself and tells [`Bits::grown`].
+    #[inline]
+    pub(crate) fn merge_word(&mut self, word: u64, bits: u64) -> u64 {
         let index = leaf_of(word);
-        let mut slot = self.last.1;
         if index != self.last.0 {
             if bits == 0 {
                 return 0;
             }
-            slot = self.make(index);
-            self.last = (index, slot);
+            self.last = (index, self.make(index));
         }
-        let Some(place) = self.leaves.get_mut(slot).and_then(|leaf| leaf.get_mut(usize_of(word) % WORDS)) else {
-            return 0;
-        };
+        let place = self.leaves.get_mut(self.last.1).and_then(|leaf| leaf.get_mut(usize_of(word) % WORDS));
+        let Some(place) = place else { return 0 };
         let new = bits & !*place;
         *place |= bits;
-        self.len = self.len.wrapping_add(ones(new));
         new
+    }
+
+    /// So many numbers were new.
+    #[inline]
+    pub(crate) fn grown(&mut self, by: u64) {
+        self.len = self.len.wrapping_add(by);
     }
 
     /// Adds `count` numbers from `start` on, up to the largest `u64` at most; how many of them are new.
@@ -267,7 +278,9 @@ impl Bits {
         Some(index_of(at))
     }
 
-    /// The pool slot of a leaf that is made when it is missing.
+    /// The pool slot of a leaf that is made when it is missing. Not inlined: four of it in one function leave no
+    /// registers for the usual case.
+    #[inline(never)]
     fn make(&mut self, index: u64) -> usize {
         match self.find(index) {
             Some(slot) => slot,
@@ -287,7 +300,7 @@ impl Bits {
         }
         if self.root == NONE {
             self.root = match self.height {
-                0 => push(&mut self.leaves, Box::new([0; WORDS])),
+                0 => push(&mut self.leaves, blank()),
                 _ => push(&mut self.nodes, [NONE; FAN]),
             };
         }
@@ -297,7 +310,7 @@ impl Bits {
             at = *self.nodes.get(node)?.get(child)?;
             if at == NONE {
                 at = match level {
-                    0 => push(&mut self.leaves, Box::new([0; WORDS])),
+                    0 => push(&mut self.leaves, blank()),
                     _ => push(&mut self.nodes, [NONE; FAN]),
                 };
                 *self.nodes.get_mut(node)?.get_mut(child)? = at;
@@ -358,6 +371,11 @@ fn push<T>(pool: &mut Vec<T>, item: T) -> u32 {
     let index = u32::try_from(pool.len()).unwrap_or(NONE);
     pool.push(item);
     index
+}
+
+/// An empty leaf, without a copy over the stack.
+fn blank() -> Box<Leaf> {
+    vec![0; WORDS].into_boxed_slice().try_into().unwrap_or_else(|_| Box::new([0; WORDS]))
 }
 
 /// How many bits are set.

@@ -86,7 +86,20 @@ impl Tree {
     /// unless one of these very blocks was there.
     #[inline]
     pub fn add_range(&mut self, range: PageRange) -> u64 {
-        let new = self.change(range, Bits::insert_word);
+        if range.count() == 0 {
+            return 0;
+        }
+        let small = Small::new(range.start().get(), range.end());
+        let [pages, heaps, ..] = &mut self.levels;
+        let [first, last] = small.pages.map(|(word, bits)| bits ^ pages.merge_word(word, bits));
+        let [head, tail] = small.heaps.map(|(word, bits)| bits ^ heaps.merge_word(word, bits));
+        pages.grown(small.page_count);
+        heaps.grown(small.heap_count);
+        let mut new = range.count();
+        let (start, end) = small.middle;
+        if first | last | head | tail != 0 || start < end {
+            new = new.wrapping_sub(self.add_slow([(0, first), (0, last), (1, head), (1, tail)], start, end));
+        }
         self.pages = self.pages.wrapping_add(new);
         new
     }
@@ -246,6 +259,19 @@ impl Tree {
             changed = changed.wrapping_sub(self.change_large(start, end, change));
         }
         changed
+    }
+
+    /// What of a run is not quick to add. How many pages the blocks have that were known.
+    #[inline(never)]
+    fn add_slow(&mut self, known: [(usize, u64); 4], start: u64, end: u64) -> u64 {
+        let mut same = 0_u64;
+        for (level, bits) in known {
+            same = same.wrapping_add(pages_of(level, bits));
+            if let Some(level) = self.levels.get_mut(level) {
+                level.grown(u64::from(bits.count_ones()).wrapping_neg());
+            }
+        }
+        same.wrapping_add(self.change_large(start, end, Bits::insert_word))
     }
 
     /// The same with blocks that are not [`Small`]. How many pages the blocks have that this did *not* change.
