@@ -58,7 +58,6 @@ pub struct Bits {
     height: u32,
     /// The leaf that was changed last: its index in the number space and in the pool.
     last: (u64, usize),
-    len: u64,
 }
 
 impl Default for Bits {
@@ -71,7 +70,7 @@ impl Bits {
     /// The empty set. Takes no memory.
     #[must_use]
     pub const fn new() -> Self {
-        Bits { nodes: Vec::new(), leaves: Vec::new(), root: NONE, height: 0, last: (NO_LEAF, 0), len: 0 }
+        Bits { nodes: Vec::new(), leaves: Vec::new(), root: NONE, height: 0, last: (NO_LEAF, 0) }
     }
 
     /// Adds a number; whether it is new.
@@ -85,14 +84,6 @@ impl Bits {
     /// are new.
     #[inline]
     pub fn insert_word(&mut self, word: u64, bits: u64) -> u64 {
-        let new = self.merge_word(word, bits);
-        self.len = self.len.wrapping_add(ones(new));
-        new
-    }
-
-    /// As [`Bits::insert_word`], for a caller who counts by himself and tells [`Bits::grown`].
-    #[inline]
-    pub(crate) fn merge_word(&mut self, word: u64, bits: u64) -> u64 {
         let index = leaf_of(word);
         if index != self.last.0 {
             if bits == 0 {
@@ -107,15 +98,9 @@ impl Bits {
         new
     }
 
-    /// So many numbers were new.
-    #[inline]
-    pub(crate) fn grown(&mut self, by: u64) {
-        self.len = self.len.wrapping_add(by);
-    }
-
     /// Adds `count` numbers from `start` on, up to the largest `u64` at most; how many of them are new.
     pub fn insert_range(&mut self, start: u64, count: u64) -> u64 {
-        let before = self.len;
+        let mut sum = 0_u64;
         let mut words = WordsOf::new(start, count);
         while let Some((index, first, last)) = words.next_leaf() {
             let slot = self.make(index);
@@ -125,11 +110,11 @@ impl Bits {
                     *word |= mask;
                     new
                 });
-                self.len = self.len.wrapping_add(new);
+                sum = sum.wrapping_add(new);
             }
             self.last = (index, slot);
         }
-        self.len.wrapping_sub(before)
+        sum
     }
 
     /// Removes a number; whether it was there.
@@ -151,13 +136,12 @@ impl Bits {
         };
         let old = bits & *place;
         *place &= !bits;
-        self.len = self.len.wrapping_sub(ones(old));
         old
     }
 
     /// Removes `count` numbers from `start` on; how many of them were there.
     pub fn remove_range(&mut self, start: u64, count: u64) -> u64 {
-        let before = self.len;
+        let mut sum = 0_u64;
         let mut words = WordsOf::new(start, count);
         while let Some((index, first, last)) = words.next_leaf() {
             // Only leaves that exist: the range may be far larger than the set.
@@ -172,10 +156,10 @@ impl Bits {
                     *word &= !mask;
                     old
                 });
-                self.len = self.len.wrapping_sub(old);
+                sum = sum.wrapping_add(old);
             }
         }
-        before.wrapping_sub(self.len)
+        sum
     }
 
     /// Whether the number is there. For many lookups in neighbourhoods [`Bits::cursor`] is faster.
@@ -210,16 +194,16 @@ impl Bits {
         self.cursor().next_clear(from)
     }
 
-    /// How many numbers there are.
+    /// How many numbers there are. Counts them, word by word: keeping account would slow down every insertion.
     #[must_use]
-    pub const fn len(&self) -> u64 {
-        self.len
+    pub fn len(&self) -> u64 {
+        self.leaves.iter().flat_map(|leaf| leaf.iter()).fold(0, |sum, &word| sum.wrapping_add(ones(word)))
     }
 
     /// Whether there is none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
+    pub fn is_empty(&self) -> bool {
+        self.leaves.iter().flat_map(|leaf| leaf.iter()).all(|&word| word == 0)
     }
 
     /// Lookups that remember the leaf they were in.
@@ -432,9 +416,6 @@ impl WordsOf {
 impl PartialEq for Bits {
     /// The same numbers, however they came in.
     fn eq(&self, other: &Self) -> bool {
-        if self.len != other.len {
-            return false;
-        }
         let mut left = self.leaves().filter(|(_, leaf)| leaf.iter().any(|&word| word != 0));
         let mut right = other.leaves().filter(|(_, leaf)| leaf.iter().any(|&word| word != 0));
         loop {

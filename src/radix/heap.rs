@@ -147,9 +147,6 @@ pub(super) struct Small {
     pub(super) pages: [(u64, u64); 2],
     /// First and last heap, and their bits: the orders 1 to 5.
     pub(super) heaps: [(u64, u64); 2],
-    /// How many bits `pages` has, and `heaps`.
-    pub(super) page_count: u64,
-    pub(super) heap_count: u64,
     /// What lies between, first page and the page behind: whole words, none when not below each other.
     pub(super) middle: (u64, u64),
 }
@@ -177,16 +174,7 @@ impl Small {
         let below_crest = u64::MAX << half << half;
         let heaps =
             [(start >> 6, table(&UP_TO_END, start) & below_crest), (end >> 6, table(&FROM_START, end) & below_crest)];
-        // Up to the crest and behind it, as numbers below 64: each block is a bit.
-        let top = end >> crest << crest;
-        let sides = top.wrapping_sub(start) & 63 | (end.wrapping_sub(top) & 63) << 32;
-        Small {
-            pages,
-            heaps,
-            page_count: odd_start.wrapping_add(odd_end),
-            heap_count: u64::from(sides.count_ones()),
-            middle: (start.wrapping_add(63) & !63, end & !63),
-        }
+        Small { pages, heaps, middle: (start.wrapping_add(63) & !63, end & !63) }
     }
 }
 

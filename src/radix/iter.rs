@@ -59,24 +59,6 @@ impl Iterator for Folios<'_> {
         self.field &= self.field.wrapping_sub(1);
         block(self.order, number)
     }
-
-    /// Without the state of the iterator in the way: this is what `for_each`, `sum` and `collect` use.
-    fn fold<B, F: FnMut(B, Folio) -> B>(mut self, start: B, mut f: F) -> B {
-        let mut sum = start;
-        loop {
-            while self.field != 0 {
-                let number = self.base | u64::from(self.field.trailing_zeros());
-                self.field &= self.field.wrapping_sub(1);
-                if let Some(folio) = block(self.order, number) {
-                    sum = f(sum, folio);
-                }
-            }
-            match self.next_field() {
-                Some((_, base, field)) => (self.base, self.field) = (base, field),
-                None => return sum,
-            }
-        }
-    }
 }
 
 /// As [`folio`], with the many of order 0 first.
