@@ -118,6 +118,7 @@ pub struct Node<'a> {
 impl<'a> Node<'a> {
     /// Its name with the unit address, if any. Empty for the root and for nothing else.
     #[must_use]
+    #[inline]
     pub fn name(&self) -> &'a [u8] {
         self.fdt.slice(self.at.wrapping_add(4), self.name_len)
     }
@@ -217,6 +218,7 @@ pub struct Property<'a> {
 impl<'a> Property<'a> {
     /// Its name.
     #[must_use]
+    #[inline]
     pub fn name(&self) -> &'a [u8] {
         let offset = be32(self.fdt.blob, self.at.wrapping_add(8)).unwrap_or(u32::MAX);
         let start = self.fdt.strings.saturating_add(offset);
@@ -225,6 +227,7 @@ impl<'a> Property<'a> {
 
     /// Its bytes.
     #[must_use]
+    #[inline]
     pub fn value(&self) -> &'a [u8] {
         self.fdt.slice(self.at.wrapping_add(PROP_HEAD), self.size)
     }
