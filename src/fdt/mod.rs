@@ -32,13 +32,15 @@ mod check;
 pub mod dts;
 mod names;
 mod read;
+mod values;
 #[cfg(feature = "write")]
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-pub use read::{Children, Event, Fdt, MemRanges, Node, Properties, Property, Reservations, Strings, Walk};
+pub use read::{Children, Event, Fdt, Node, Properties, Property, Reservations, Walk};
+pub use values::{MemRanges, Strings};
 #[cfg(feature = "write")]
 pub use write::Builder;
 

@@ -226,7 +226,7 @@ fn every_header_field_that_lies() {
         (16, 44, Code::FdtHeader, 16, "off_mem_rsvmap"),
         (16, 32, Code::FdtHeader, 16, "off_mem_rsvmap"),
         (16, total & !7, Code::FdtHeader, 16, "off_mem_rsvmap"),
-        (16, u32::MAX & !7, Code::FdtHeader, 16, "off_mem_rsvmap"),
+        (16, !7, Code::FdtHeader, 16, "off_mem_rsvmap"),
         (20, 16, Code::VersionOlder, 20, "version"),
         (24, 18, Code::VersionNewer, 24, "last_comp_version"),
         (32, u32::MAX, Code::FdtHeader, 12, "off_dt_strings"),
