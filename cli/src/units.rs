@@ -54,9 +54,15 @@ mod tests {
 
     #[test]
     fn sizes_as_people_write_them() {
-        for (text, bytes) in
-            [("0", 0), ("4096", 4096), ("0x1000", 4096), ("4K", 4096), ("16 MiB", 16 << 20), ("1GiB", 1 << 30), ("2t", 2 << 40)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("0x1000", 4096),
+            ("4K", 4096),
+            ("16 MiB", 16 << 20),
+            ("1GiB", 1 << 30),
+            ("2t", 2 << 40),
+        ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         for text in ["", "GiB", "1.5G", "-1", "1EiB", "99999999999999999999", "16777216T", "0xz"] {
@@ -75,7 +81,8 @@ mod tests {
 
     #[test]
     fn times_for_people() {
-        for (nanos, text) in [(999, "999 ns"), (1_234_567, "1.23 ms"), (12_345_678, "12.3 ms"), (61_000_000_000, "61.0 s")]
+        for (nanos, text) in
+            [(999, "999 ns"), (1_234_567, "1.23 ms"), (12_345_678, "12.3 ms"), (61_000_000_000, "61.0 s")]
         {
             assert_eq!(time(nanos), text);
         }

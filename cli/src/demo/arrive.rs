@@ -66,7 +66,7 @@ pub(super) fn arrive(args: &Args, arrival: Arrival) -> Result<ExitCode, Box<dyn 
         lines.push(Line { node: node.into(), compatible: compatible.unwrap_or_default(), what, bytes, wrong });
     };
     let ram = files.get(parts::RAM).ok_or("the memfd that travels by descriptor is not there")?;
-    line(files::NODE, "memfd, by descriptor".into(), size(&ram)?, same(hash_file(&ram)?, ledger.ram));
+    line(files::NODE, "memfd, by descriptor".into(), size(ram)?, same(hash_file(ram)?, ledger.ram));
     let wrong = same(hash_file(&memfd)?, ledger.memfd).or(attributes(&memfd)?);
     line(parts::MEMFD, "memfd, by pages".into(), size(&memfd)?, wrong);
     let (mut hasher, mut bytes) = (Hasher::new(), 0);
@@ -114,7 +114,8 @@ fn same(found: [u8; 32], expected: [u8; 32]) -> Option<String> {
 fn attributes(file: &OwnedFd) -> Result<Option<String>, Box<dyn std::error::Error>> {
     let (seals, pos) = (rustix::fs::fcntl_get_seals(file)?.bits(), rustix::fs::seek(file, SeekFrom::Current(0))?);
     let expected = (0x7, parts::MEMFD_POS);
-    Ok(((seals, pos) != expected).then(|| format!("seals and position: found {:#x?}, expected {expected:#x?}", (seals, pos))))
+    Ok(((seals, pos) != expected)
+        .then(|| format!("seals and position: found {:#x?}, expected {expected:#x?}", (seals, pos))))
 }
 
 fn size(file: impl AsFd) -> Result<u64, Box<dyn std::error::Error>> {

@@ -29,8 +29,7 @@ pub(super) const LEDGER: &str = "ledger";
 pub(super) const ORDERS: [u32; 8] = [0, 3, 1, 0, 5, 2, 4, 0];
 
 /// What the table means.
-pub(super) const TABLE_IS: CompatList<'static> =
-    CompatList::new(Compat::new("demo-table", 1), payload::RECORDS_USE);
+pub(super) const TABLE_IS: CompatList<'static> = CompatList::new(Compat::new("demo-table", 1), payload::RECORDS_USE);
 /// What the array means.
 pub(super) const ARRAY_IS: CompatList<'static> = CompatList::new(Compat::new("demo-array", 1), payload::ARRAY_USE);
 /// What the ledger means.

@@ -77,9 +77,18 @@ impl Report {
         }
         let phases = &self.phases;
         writeln!(text, "\nfreeze -> exec        {:>9}", time(phases.freeze_to_exec))?;
-        writeln!(text, "exec -> accepted      {:>9}   ({} of it until main)", time(phases.exec_to_accepted), time(phases.exec_to_main))?;
+        writeln!(
+            text,
+            "exec -> accepted      {:>9}   ({} of it until main)",
+            time(phases.exec_to_accepted),
+            time(phases.exec_to_main)
+        )?;
         writeln!(text, "accepted -> restored  {:>9}", time(phases.accepted_to_restored))?;
-        writeln!(text, "blackout              {:>9}   (last instruction of the predecessor to everything restored)", time(phases.blackout))?;
+        writeln!(
+            text,
+            "blackout              {:>9}   (last instruction of the predecessor to everything restored)",
+            time(phases.blackout)
+        )?;
         writeln!(text, "metadata written      {:>9}", size(self.metadata))?;
         if let Some(dir) = &self.kept {
             writeln!(text, "kept in {}: handover.dtb, handover.dts, arena.img, memfd.img, files/", dir.display())?;
