@@ -5,15 +5,15 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::claims::coalesce;
+use super::claims::Owners;
 use super::incoming::{Incoming, Restored, read_root};
-use super::node::{Node, Owners};
+use super::node::Node;
 use super::registry::{CheckedStep, Registry, Strangers};
 use crate::abi::kho;
 use crate::compat::{Compat, CompatVec, Reads};
-use crate::fdt::{self, Fdt};
+use crate::fdt::{self, Fdt, Property};
 use crate::mem::{Bits, Claim, Memory, PageRange, Pfn, PhysAddr, PhysRange};
-use crate::radix::{self, Tree};
+use crate::radix::{self, Nodes, Tree};
 use crate::report::{Code, Fault, Findings};
 use crate::trace::Stopwatch;
 
@@ -163,7 +163,7 @@ struct Declared<'f> {
     path: String,
     list: Option<CompatVec<'f>>,
     blob: PhysRange,
-    mem: Option<Vec<PageRange>>,
+    mem: Option<Property<'f>>,
     partial: bool,
     optional: bool,
 }
@@ -209,7 +209,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let folio = self.incoming.root.page_around(geometry).and_then(|page| tree.holder(page));
         let claimed = match (folio, range) {
             (Some(folio), Some(range)) if folio.range().bytes(geometry).contains(range.start(), range.size()) => {
-                owners.claim(folio.range(), geometry)
+                owners.claim(folio, geometry)
             }
             _ => Err(Fault::new(Code::NotPreserved)
                 .address(self.incoming.root.get())
@@ -227,7 +227,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let watch = Stopwatch::start();
         let mut report =
             NodeReport { name: text, compatible: Vec::new(), blob: None, owned: 0, verdict: Verdict::Refused };
-        match declared(node, &path, tree) {
+        match declared(node, &path) {
             Ok(declared) => {
                 report.compatible = declared.compatible();
                 report.blob = Some(declared.blob);
@@ -235,8 +235,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
             }
             Err(fault) => self.findings.add(&path, fault),
         }
-        let pages = owners.claimed().iter().fold(0_u64, |sum, range| sum.saturating_add(range.count()));
-        report.owned = pages.saturating_mul(tree.geometry().page_size());
+        report.owned = owners.claimed_pages().saturating_mul(tree.geometry().page_size());
         watch.event("check", &path);
         self.nodes.push(report);
     }
@@ -299,9 +298,13 @@ impl<M: Memory + 'static> Planner<'_, M> {
 
     /// A node that nobody looks into owns what it says.
     fn own_declared(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) {
-        for &range in declared.mem.iter().flatten() {
-            let owned =
-                if tree.covers(range) { owners.claim(range, tree.geometry()) } else { Err(not_preserved(range, tree)) };
+        for range in declared.mem.iter().flat_map(Property::mem_ranges) {
+            let owned = range.and_then(|range| whole_pages(range, tree)).and_then(|range| {
+                if !tree.covers(range) {
+                    return Err(not_preserved(range, tree));
+                }
+                radix::split(range, &Nodes::NONE).try_for_each(|block| owners.claim(block, tree.geometry()))
+            });
             if let Err(fault) = owned {
                 self.findings.add(&declared.path, fault.item(kho::MEM));
             }
@@ -310,30 +313,40 @@ impl<M: Memory + 'static> Planner<'_, M> {
 
     /// `mem` is a summary of what the node's data uses; a summary that says something else is a lie to every tool that
     /// trusts it.
-    fn compare_mem(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &Owners) {
+    fn compare_mem(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) {
         let Some(mem) = &declared.mem else { return };
         let geometry = tree.geometry();
-        let mut claimed = owners.claimed().to_vec();
-        coalesce(&mut claimed);
-        let lies = mem.iter().find(|range| {
-            let inside = claimed.partition_point(|claim| claim.end() < range.end());
-            !claimed.get(inside).is_some_and(|claim| claim.start() <= range.start() && range.end() <= claim.end())
-        });
-        let fault = Fault::new(Code::MemDisagrees).item(kho::MEM);
-        if let Some(range) = lies {
-            let fault = if tree.covers(*range) {
-                fault.found(range.bytes(geometry)).expected("ranges that the node's data uses")
-            } else {
-                not_preserved(*range, tree).item(kho::MEM)
-            };
-            self.findings.add(&declared.path, fault);
-        } else if !declared.partial && *mem != claimed {
-            let left = claimed.iter().find(|claim| !mem.contains(claim)).map(|claim| claim.bytes(geometry).to_string());
-            let fault = fault.found(format_args!("{} ranges", mem.len())).expected(format_args!(
-                "{} ranges, among them {}",
-                claimed.len(),
-                left.unwrap_or_default()
-            ));
+        let mut claimed = owners.claimed();
+        for range in mem.mem_ranges() {
+            let said = range.and_then(|range| whole_pages(range, tree)).and_then(|range| {
+                if range.count() == 0 {
+                    return Err(Fault::new(Code::MemDisagrees).found("an empty range"));
+                }
+                // Both are sorted, so what was passed over does not come any more.
+                let same =
+                    if declared.partial { claimed.any(|claim| claim == range) } else { claimed.next() == Some(range) };
+                if same {
+                    return Ok(());
+                }
+                let bytes = range.bytes(geometry);
+                Err(if tree.covers(range) {
+                    let fault = Fault::new(Code::MemDisagrees).address(bytes.start().get()).found(bytes);
+                    fault.expected("the ranges that the node's data uses, ascending")
+                } else {
+                    not_preserved(range, tree)
+                })
+            });
+            if let Err(fault) = said {
+                self.findings.add(&declared.path, fault.item(kho::MEM));
+                return;
+            }
+        }
+        if !declared.partial
+            && let Some(left) = claimed.next()
+        {
+            let left = left.bytes(geometry);
+            let fault = Fault::new(Code::MemDisagrees).address(left.start().get()).item(kho::MEM);
+            let fault = fault.found("nothing more").expected(format_args!("{left} too, which the node's data uses"));
             self.findings.add(&declared.path, fault);
         }
     }
@@ -350,17 +363,14 @@ impl<M: Memory + 'static> Planner<'_, M> {
 
     fn unowned(&mut self, tree: &Tree, owners: &Owners) {
         // What was claimed is preserved, each page once: so the difference is what nobody claimed.
-        let pages = tree.pages().saturating_sub(owners.pages().len());
+        let pages = tree.pages().saturating_sub(owners.pages());
         if pages == 0 {
             return;
         }
-        let first = tree.ranges().find_map(|range| {
-            let page = owners.pages().next_clear(range.start().get())?;
-            Pfn::new(page).filter(|page| range.contains(*page))
-        });
-        let at = first.map_or(0, |page| page.addr(tree.geometry()).get());
+        let first = tree.iter().find(|block| !owners.owns(*block));
+        let at = first.map_or(0, |block| block.addr(tree.geometry()).get());
         let fault = Fault::new(Code::Unowned).address(at);
-        self.findings.add("/", fault.found(format_args!("{pages} pages that no node owns, this one first")));
+        self.findings.add("/", fault.found(format_args!("{pages} pages that no node owns, these first")));
     }
 }
 
@@ -391,7 +401,7 @@ pub(crate) fn match_any(value: &[u8], expected: Compat<'static>) -> Result<(), F
     }))
 }
 
-fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declared<'f>, Fault> {
+fn declared<'f>(node: &fdt::Node<'f>, path: &str) -> Result<Declared<'f>, Fault> {
     let name = core::str::from_utf8(node.name())
         .map_err(|_| Fault::new(Code::FdtName).offset(node.offset()).found("a name that is not UTF-8"))?;
     let list = match node.property(kho::COMPATIBLE) {
@@ -403,21 +413,12 @@ fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declare
     let blob = PhysRange::new(PhysAddr::new(start), size).ok_or_else(|| {
         Fault::new(Code::TooLarge).address(start).item(kho::BLOB_SIZE).found(size).expected("a blob that ends")
     })?;
-    let mem = match node.property(kho::MEM) {
-        None => None,
-        Some(property) => Some(
-            property
-                .mem_ranges()
-                .map(|range| whole_pages(range?, tree).map_err(|fault| fault.item(kho::MEM)))
-                .collect::<Result<Vec<_>, Fault>>()?,
-        ),
-    };
     Ok(Declared {
         name,
         path: path.into(),
         list,
         blob,
-        mem,
+        mem: node.property(kho::MEM),
         partial: node.property(kho::MEM_PARTIAL).is_some(),
         optional: node.property(kho::OPTIONAL).is_some(),
     })

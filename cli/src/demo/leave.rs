@@ -24,6 +24,7 @@ type Failed = Box<dyn std::error::Error>;
 pub(super) fn leave(args: &Args) -> Result<Stayed, Failed> {
     let page = kho::mem::Geometry::with_page_size(u64::try_from(rustix::param::page_size())?)
         .ok_or("pages of this machine are neither 4K, 16K nor 64K")?;
+    enough_memory(args.size)?;
     let mut outgoing = Outgoing::new(Bundle::new(1 << 30)?);
 
     let (ram, ram_hash) = memfd("ram", args.size, 1)?;
@@ -58,6 +59,21 @@ pub(super) fn leave(args: &Args) -> Result<Stayed, Failed> {
     let finished = outgoing.finish()?;
     let program = program.env(super::arrive::METADATA, finished.metadata_bytes().to_string());
     Ok(finished.exec(&program, Some(&ticket)))
+}
+
+/// All that is handed over is in memory, and a machine that runs out of it kills whom it likes.
+fn enough_memory(size: u64) -> Result<(), Failed> {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let free = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
+    let wanted = size.saturating_add(2 * (parts::MEMFD_SIZE + parts::ARRAY_SIZE));
+    match free.map(|kib| kib.saturating_mul(1024)) {
+        Some(free) if wanted > free => {
+            let (wanted, free) = (crate::units::size(wanted), crate::units::size(free));
+            Err(format!("--size: the demo would need {wanted} of memory, and {free} are available").into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn seal(file: &OwnedFd, seals: SealFlags) -> Result<(), Failed> {
