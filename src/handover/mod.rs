@@ -28,6 +28,8 @@ pub use node::Node;
 #[cfg(feature = "write")]
 pub use outgoing::{Blob, Finished, Home, Outgoing, Preserve, Scope, Unfinished};
 pub(crate) use plan::match_any;
+#[cfg(all(feature = "std", feature = "serde"))]
+pub(crate) use {incoming::read_root, plan::declared};
 pub use plan::{Accepted, Failed, NodeReport, Plan, Refused, Verdict};
 pub use registry::{Check, Component, Handle, Registry};
 

@@ -12,7 +12,7 @@ use super::registry::{CheckedStep, Registry, Strangers};
 use crate::abi::kho;
 use crate::compat::{Compat, CompatVec, Reads};
 use crate::fdt::{self, Fdt};
-use crate::mem::{Bits, Claim, Memory, PageRange, Pfn, PhysAddr, PhysRange};
+use crate::mem::{Bits, Claim, Geometry, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::radix::{self, Tree};
 use crate::report::{Code, Fault, Findings};
 use crate::trace::Stopwatch;
@@ -158,7 +158,7 @@ struct Planner<'a, M> {
 }
 
 /// What a node says of itself.
-struct Declared<'f> {
+pub(crate) struct Declared<'f> {
     name: &'f str,
     path: String,
     list: Option<CompatVec<'f>>,
@@ -227,7 +227,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let watch = Stopwatch::start();
         let mut report =
             NodeReport { name: text, compatible: Vec::new(), blob: None, owned: 0, verdict: Verdict::Refused };
-        match declared(node, &path, tree) {
+        match declared(node, &path, tree.geometry()) {
             Ok(declared) => {
                 report.compatible = declared.compatible();
                 report.blob = Some(declared.blob);
@@ -262,7 +262,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let Some(entry) = self.registry.entries.get(slot) else { return Verdict::Refused };
         let component = entry.component.clone();
         let mismatch = match &declared.list {
-            Some(list) => list.list().differences(component.compat(), &[]).into_iter().map(Fault::from).collect(),
+            Some(list) => component.mismatches(list.list()),
             None if component.names_itself() => Vec::new(),
             None => {
                 alloc::vec![Fault::new(Code::CompatMissing).item(kho::COMPATIBLE).expected(component.compat().owner())]
@@ -391,7 +391,11 @@ pub(crate) fn match_any(value: &[u8], expected: Compat<'static>) -> Result<(), F
     }))
 }
 
-fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declared<'f>, Fault> {
+/// Reads what a node says of itself.
+///
+/// # Errors
+/// The first property that is missing or wrong.
+pub(crate) fn declared<'f>(node: &fdt::Node<'f>, path: &str, geometry: Geometry) -> Result<Declared<'f>, Fault> {
     let name = core::str::from_utf8(node.name())
         .map_err(|_| Fault::new(Code::FdtName).offset(node.offset()).found("a name that is not UTF-8"))?;
     let list = match node.property(kho::COMPATIBLE) {
@@ -408,7 +412,7 @@ fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declare
         Some(property) => Some(
             property
                 .mem_ranges()
-                .map(|range| whole_pages(range?, tree).map_err(|fault| fault.item(kho::MEM)))
+                .map(|range| whole_pages(range?, geometry).map_err(|fault| fault.item(kho::MEM)))
                 .collect::<Result<Vec<_>, Fault>>()?,
         ),
     };
@@ -423,8 +427,7 @@ fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declare
     })
 }
 
-fn whole_pages(range: PhysRange, tree: &Tree) -> Result<PageRange, Fault> {
-    let geometry = tree.geometry();
+fn whole_pages(range: PhysRange, geometry: Geometry) -> Result<PageRange, Fault> {
     let fault = |code| Fault::new(code).address(range.start().get()).found(range);
     if range.start().get() % geometry.page_size() != 0 || range.size() % geometry.page_size() != 0 {
         return Err(fault(Code::Unaligned).expected("whole pages"));

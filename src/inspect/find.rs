@@ -1,0 +1,132 @@
+//! Which device tree in memory is the root of the handover.
+
+use alloc::rc::Rc;
+
+use super::show::{self, Seen};
+use super::view::{Candidate, PageSizeBy};
+use super::{NO_ROOT, NotShown};
+use crate::abi::kho;
+use crate::compat::Compat;
+use crate::fdt::Fdt;
+use crate::handover::{Incoming, Plan, read_root};
+use crate::mem::{Geometry, Image, MemError, Memory, PhysAddr, PhysRange};
+use crate::radix::Tree;
+use crate::report::{Code, Fault};
+
+/// So many device trees are read while searching, and so many roots looked into: a memory that is made of them must not
+/// cost its size squared.
+const TREES: usize = 4_096;
+const ROOTS: usize = 16;
+
+/// An image that several plans read, each with its own page size.
+pub(super) struct Shared {
+    image: Rc<Image>,
+    geometry: Geometry,
+}
+
+impl Memory for Shared {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn extents(&self) -> &[PhysRange] {
+        self.image.extents()
+    }
+
+    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
+        self.image.read(at, to)
+    }
+}
+
+/// Whether a device tree says that it is the root of a handover, of whatever version.
+pub(super) fn is_root(fdt: &Fdt<'_>) -> bool {
+    let root = fdt.root();
+    let Some(compatible) = root.property(kho::COMPATIBLE) else { return false };
+    let mut list = compatible.value().split(|&byte| byte == 0).filter_map(|text| Compat::parse(text).ok());
+    list.any(|compat| compat.name() == kho::COMPAT.name())
+}
+
+/// All roots in a memory of which nothing is known, by ascending address.
+pub(super) fn roots(image: &Image) -> Vec<PhysAddr> {
+    let trees = image.find_fdt().map_while(Result::ok).take(TREES);
+    let root = |at: &PhysAddr| {
+        let bytes = read_root(image, *at).unwrap_or_default();
+        Fdt::parse(&bytes).is_ok_and(|fdt| is_root(&fdt) && fdt.root().property(kho::PRESERVED_MEMORY_MAP).is_some())
+    };
+    trees.filter(root).collect()
+}
+
+/// A root that was looked into.
+pub(super) struct Looked {
+    pub(super) root: PhysAddr,
+    pub(super) bytes: Vec<u8>,
+    pub(super) geometry: (Geometry, PageSizeBy),
+    pub(super) plan: Plan<Shared>,
+    pub(super) seen: Seen,
+}
+
+impl Looked {
+    /// Less is better.
+    fn score(&self) -> (bool, u64) {
+        (self.plan.tree().is_none(), self.plan.findings().errors())
+    }
+}
+
+/// Looks into the roots, and takes the one with the fewest errors, the first one of several: it, and the others.
+pub(super) fn best(
+    image: &Rc<Image>,
+    roots: &[PhysAddr],
+    geometries: &[(Geometry, PageSizeBy)],
+) -> Result<Option<(Looked, Vec<Candidate>)>, NotShown> {
+    let mut best: Option<Looked> = None;
+    let mut all = Vec::new();
+    for (number, &root) in roots.iter().enumerate() {
+        let mut errors = None;
+        // With several, what has no tree is not worth more; if none has, the first one is.
+        if number == 0 || (number < ROOTS && geometries.iter().any(|(geometry, _)| has_tree(image, root, *geometry))) {
+            let looked = look(image, root, geometries)?;
+            errors = looked.plan.tree().is_some().then(|| looked.plan.findings().errors());
+            if best.as_ref().is_none_or(|best| looked.score() < best.score()) {
+                best = Some(looked);
+            }
+        }
+        all.push(Candidate { address: root.get(), errors });
+    }
+    Ok(best.map(|best| {
+        all.retain(|candidate| candidate.address != best.root.get());
+        (best, all)
+    }))
+}
+
+/// Whether the tree of a root can be read: cheap, beside a plan that may sum gigabytes.
+fn has_tree(image: &Rc<Image>, root: PhysAddr, geometry: Geometry) -> bool {
+    let memory = Shared { image: Rc::clone(image), geometry };
+    let bytes = read_root(&memory, root).unwrap_or_default();
+    let Ok(fdt) = Fdt::parse(&bytes) else { return false };
+    let map = fdt.root().property(kho::PRESERVED_MEMORY_MAP).and_then(|property| property.u64_native().ok());
+    map.is_some_and(|map| Tree::load(&memory, PhysAddr::new(map)).is_ok())
+}
+
+/// Plans a root with the first page size that its tree can be read with; else with the first of all.
+fn look(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> Result<Looked, NotShown> {
+    let first = geometries.first().copied().unwrap_or((Geometry::K4, PageSizeBy::Guess));
+    let readable = || geometries.iter().copied().find(|(geometry, _)| has_tree(image, root, *geometry));
+    let geometry = if geometries.len() > 1 { readable().unwrap_or(first) } else { first };
+    let memory = Shared { image: Rc::clone(image), geometry: geometry.0 };
+    let bytes = read_root(&memory, root).map_err(|fault| match fault.at().item.as_deref() {
+        // No device tree at all.
+        Some("magic") => NotShown {
+            fault: Fault::new(Code::NoHandover)
+                .address(root.get())
+                .found(fault.found_text())
+                .expected(fault.expected_text()),
+            hint: Some(NO_ROOT),
+        },
+        _ => NotShown::from(fault),
+    })?;
+    let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(root.get()))?;
+    let seen = Seen::default();
+    let registry = show::registry(&fdt, &seen);
+    let plan = Incoming::new(memory, root).plan(&registry);
+    Ok(Looked { root, bytes, geometry, plan, seen })
+}
