@@ -47,13 +47,24 @@ pub(super) fn is_root(fdt: &Fdt<'_>) -> bool {
 }
 
 /// All roots in a memory of which nothing is known, by ascending address.
-pub(super) fn roots(image: &Image) -> Vec<PhysAddr> {
-    let trees = image.find_fdt().map_while(Result::ok).take(TREES);
-    let root = |at: &PhysAddr| {
-        let bytes = read_root(image, *at).unwrap_or_default();
-        Fdt::parse(&bytes).is_ok_and(|fdt| is_root(&fdt) && fdt.root().property(kho::PRESERVED_MEMORY_MAP).is_some())
-    };
-    trees.filter(root).collect()
+///
+/// # Errors
+/// When a page cannot be read before any root is found.
+pub(super) fn roots(image: &Image) -> Result<Vec<PhysAddr>, Fault> {
+    let mut roots = Vec::new();
+    for at in image.find_fdt().take(TREES) {
+        match at {
+            Ok(at) => {
+                let bytes = read_root(image, at).unwrap_or_default();
+                let root = Fdt::parse(&bytes)
+                    .is_ok_and(|fdt| is_root(&fdt) && fdt.root().property(kho::PRESERVED_MEMORY_MAP).is_some());
+                roots.extend(root.then_some(at));
+            }
+            Err(error) if roots.is_empty() => return Err(error.into()),
+            Err(_) => break,
+        }
+    }
+    Ok(roots)
 }
 
 /// A root that was looked into.

@@ -160,7 +160,7 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
             let fault = Fault::new(Code::NoHandover).item("fdt_addr").found(0).expected("the address of a root FDT");
             return Err(NotShown { fault, hint: Some(UNFINISHED) });
         }
-        (None, ..) => (find::roots(&image), FoundBy::Search),
+        (None, ..) => (find::roots(&image)?, FoundBy::Search),
     };
     let geometries = match (kind, options.geometry) {
         (ImageKind::Arena, _) => vec![(image.geometry(), PageSizeBy::Header)],

@@ -13,7 +13,7 @@ use crate::abi;
 use crate::compat::{Compat, CompatList, CompatVec, Reads};
 use crate::fdt::Fdt;
 use crate::handover::{Check, Node, Registry};
-use crate::mem::{Geometry, Memory as _, Pfn};
+use crate::mem::{Geometry, Pfn};
 use crate::payload::{ARRAY_USE, ArrayNode, RECORDS_USE};
 use crate::report::Fault;
 use crate::{files, memfd, selftest};
