@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use kho::inspect::{Decoded, Problem};
 use serde::Serialize;
 
-use crate::source::{BOLD, Source, clean, findings, head, paint, print, print_json, verdict};
+use crate::source::{BOLD, Source, clean, findings, head, not_there, paint, print, print_json, verdict};
 
 /// Arguments of `kho check`.
 #[derive(clap::Args)]
@@ -21,16 +21,19 @@ pub(crate) struct Args {
 }
 
 const HELP: &str = "\
-The file is read as a successor would read it: structure, tree, ownership, and every component that is
-known here, each byte of it. Nothing is restored or changed.
+The file is read as a successor would read it: structure, tree, ownership,
+and every component that is known here. Nothing is restored or changed.
 
 Examples:
-  kho check frozen.core                   a dump of a machine that was frozen before its kexec
-  kho check out/handover.arena            what `kho demo --keep out` left
+  kho check frozen.core
+      a dump of a machine that was frozen before its kexec
   kho check --format json vmcore | jq '.findings[] | {code, node}'
 
-Exit codes: 0 fine, warnings listed; 1 problems were found and listed; 2 it could not be checked: no such
-file, no handover, or cut so that nothing can be said.";
+Exit codes:
+  0  fine; warnings are listed
+  1  problems were found and listed
+  2  it could not be checked: no such file, no handover, or cut so that
+     nothing can be said";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
@@ -53,8 +56,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Ok(decoded) if !decoded.root.is_handover => {
             let list = clean(&decoded.root.compatible.join(", "));
             let name = args.source.name();
-            Err(format!("{name}: a device tree, and not the root of a handover: its compatible is \"{list}\", not kho-vN")
-                .into())
+            Err(format!(
+                "{name}: a device tree, and not the root of a handover: its compatible is \"{list}\", not kho-vN"
+            )
+            .into())
         }
         Ok(decoded) => {
             report(args, &decoded)?;
@@ -69,7 +74,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
                     print_json(&Report { verdict: "problems", errors: 1, warnings: 0, findings })?;
                 }
                 Format::Text => {
-                    print(&format!("{}\n{}: {}\n", clean(&problem.text), paint(BOLD, args.source.name()), verdict(1, 0)))?;
+                    print(&format!(
+                        "{}\n{}: {}\n",
+                        clean(&problem.text),
+                        paint(BOLD, args.source.name()),
+                        verdict(1, 0)
+                    ))?;
                 }
             }
             Ok(ExitCode::from(1))
@@ -88,8 +98,9 @@ fn report(args: &Args, decoded: &Decoded) -> std::io::Result<()> {
             findings: list,
         }),
         Format::Text => print(&format!(
-            "{}{}{}: {}\n",
+            "{}{}{}{}: {}\n",
             head(decoded),
+            not_there(decoded),
             findings(decoded),
             paint(BOLD, args.source.name()),
             verdict(*errors, *warnings)

@@ -9,7 +9,7 @@ use kho::inspect::{Content, Decoded, Device, Node, Range};
 use kho::selftest::Rule;
 
 use crate::source::{
-    BOLD, DIM, Source, clean, count, findings, head, node_verdict, paint, print, print_json, verdict,
+    BOLD, DIM, Source, clean, count, findings, head, node_verdict, not_there, paint, print, print_json, verdict,
 };
 use crate::units::size;
 
@@ -26,16 +26,19 @@ pub(crate) struct Args {
 
 const HELP: &str = "\
 Examples:
-  kho dump frozen.core                              a dump of a machine that was frozen before its kexec
+  kho dump frozen.core
+      a dump of a machine that was frozen before its kexec
   kho dump --format dts frozen.core | dtc -o root.dtb
   kho dump --format json arena | jq '.preserved.entries'
   kho dump --page-size 64K --fdt 0x40280000 vmcore
-  kho dump --base 0x80000000 ram.bin                raw memory
+  kho dump --base 0x80000000 ram.bin
+      raw memory
 
 JSON has addresses and sizes as numbers, in bytes. Blocks are pairs of address and order.
 
-Exit codes: 0 it was shown, and perhaps something in it is wrong (`kho check` tells); 2 nothing could be
-shown: no such file, no handover, or a root that cannot be read.";
+Exit codes:
+  0  it was shown; what is wrong with it is shown too, and `kho check` fails
+  2  nothing could be shown: no such file, no handover, an unreadable root";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
@@ -81,7 +84,8 @@ fn tree(decoded: &Decoded, name: &str) -> String {
     for node in &decoded.nodes {
         let title = format!("{:<names$}", title(node));
         let layout = format!("{:<layouts$}", layout(node));
-        let blob = node.blob.as_ref().map_or("no blob".into(), |blob| format!("{} B at {:#x}", blob.size, blob.address));
+        let blob =
+            node.blob.as_ref().map_or("no blob".into(), |blob| format!("{:>4} B at {:#x}", blob.size, blob.address));
         let _ = write!(text, "{}  {layout}  {}  {blob}", paint(BOLD, title), node_verdict(node.verdict));
         if let Some(owned) = node.owned.filter(|owned| *owned > 0) {
             let _ = write!(text, ", owns {}", size(owned));
@@ -97,9 +101,7 @@ fn tree(decoded: &Decoded, name: &str) -> String {
     }
     ranges(&mut text, decoded);
     text.push('\n');
-    if decoded.source.kind == kho::inspect::SourceKind::DeviceTree {
-        text.push_str("A device tree alone: the memory that it names is not here, so that its blobs are not shown.\n");
-    }
+    text.push_str(not_there(decoded));
     text.push_str(&findings(decoded));
     let _ = writeln!(text, "{}", verdict(decoded.errors, decoded.warnings));
     text
@@ -188,8 +190,11 @@ fn by_order(orders: impl Iterator<Item = u32>) -> String {
 
 /// The first bytes of what nobody understands, 16 on a line, with the characters that they are.
 fn hex(digits: &str, line: &mut impl FnMut(String)) {
-    let bytes: Vec<u8> =
-        digits.as_bytes().chunks(2).filter_map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()).collect();
+    let bytes: Vec<u8> = digits
+        .as_bytes()
+        .chunks(2)
+        .filter_map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok())
+        .collect();
     for (index, row) in bytes.chunks(16).enumerate() {
         let hex: Vec<_> = row.iter().map(|byte| format!("{byte:02x}")).collect();
         let text: String = row.iter().map(|b| if (b' '..=b'~').contains(b) { char::from(*b) } else { '.' }).collect();

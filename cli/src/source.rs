@@ -9,7 +9,7 @@ use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use kho::inspect::{self, Decoded, FoundBy, NotShown, Options, PageSizeBy, Problem, SourceKind};
 use kho::mem::{Geometry, PhysAddr};
-use kho::report::Severity;
+use kho::report::{Code, Severity};
 
 use crate::units::{parse_size, size};
 
@@ -59,7 +59,13 @@ impl Source {
     /// What is said when nothing can be shown.
     pub(crate) fn not_shown(&self, error: &NotShown) -> Box<dyn Error> {
         let hint = error.hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-        format!("{}: {}{hint}", self.name(), clean(&error.to_string())).into()
+        let fault = &error.fault;
+        let why = match fault.code() {
+            // The system's own words say it all.
+            Code::Io if fault.at().offset.is_none() && fault.at().address.is_none() => fault.found_text().into(),
+            _ => error.to_string(),
+        };
+        format!("{}: {}{hint}", self.name(), clean(&why)).into()
     }
 }
 
@@ -79,7 +85,8 @@ pub(crate) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            '\'' | '"' => clean.push(c),
+            // Escaped once is enough.
+            '\'' | '"' | '\\' => clean.push(c),
             _ => clean.extend(c.escape_debug()),
         }
     }
@@ -146,7 +153,8 @@ pub(crate) fn head(decoded: &Decoded) -> String {
     text.push('\n');
     for other in &decoded.candidates {
         let verdict = other.errors.map_or("its tree cannot be read".into(), |errors| count(errors, "error"));
-        let _ = writeln!(text, "{:<10} {:#x}, {verdict}: not shown (--fdt {:#x})", "another", other.address, other.address);
+        let _ =
+            writeln!(text, "{:<10} {:#x}, {verdict}: not shown (--fdt {:#x})", "another", other.address, other.address);
     }
     if let Some(preserved) = &decoded.preserved {
         let _ = write!(
@@ -189,6 +197,16 @@ fn finding(problem: &Problem) -> String {
     format!("{}{}", paint(style, &word), clean(rest))
 }
 
+/// What was not looked into, because it is not there.
+pub(crate) fn not_there(decoded: &Decoded) -> &'static str {
+    match decoded.source.kind {
+        SourceKind::DeviceTree => {
+            "the root FDT alone: the memory that it names is not here, so nothing in it was checked\n"
+        }
+        _ => "",
+    }
+}
+
 /// `fine`, or how much is wrong.
 pub(crate) fn verdict(errors: u64, warnings: u64) -> String {
     match (errors, warnings) {
@@ -202,9 +220,9 @@ pub(crate) fn verdict(errors: u64, warnings: u64) -> String {
 pub(crate) fn node_verdict(verdict: Option<kho::handover::Verdict>) -> String {
     use kho::handover::Verdict;
     match verdict {
-        None => paint(DIM, "not looked into"),
-        Some(Verdict::Fine) => paint(GREEN, "fine"),
-        Some(Verdict::Refused) => paint(RED, "refused"),
-        Some(other) => paint(YELLOW, other),
+        None => paint(DIM, "not read"),
+        Some(Verdict::Fine) => paint(GREEN, "fine    "),
+        Some(Verdict::Refused) => paint(RED, "refused "),
+        Some(other) => paint(YELLOW, format_args!("{other:<8}")),
     }
 }

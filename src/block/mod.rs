@@ -117,7 +117,7 @@ impl<R: Plain> BlockSet<R> {
     /// that does not fit into a page; and as [`Frames::alloc`] and [`Frames::write`].
     pub fn store(&self, frames: &mut dyn Frames) -> Result<Stored, Fault> {
         let geometry = frames.geometry();
-        let parts = self.records.chunks(usize_of(capacity(geometry, kind::<R>())?));
+        let parts = self.records.chunks(usize_of(capacity::<R>(geometry)?));
         if u64_of(parts.len()) > MAX_BLOCKS {
             return Err(Fault::new(Code::ListLong)
                 .item("blocks")
@@ -184,8 +184,9 @@ pub fn load<R: Plain>(
     count: Option<u64>,
     taken: &mut Bits,
 ) -> Result<Loaded<R>, Fault> {
+    let capacity = capacity::<R>(memory.geometry())?;
     let mut records: Vec<R> = Vec::new();
-    let blocks = walk(memory, first, kind::<R>(), count, taken, |body, here| {
+    let blocks = walk(memory, first, capacity, count, taken, |body, here| {
         let (here, _) = <[R]>::ref_from_prefix_with_elems(body, here).ok()?;
         records.extend_from_slice(here);
         Some(())
@@ -204,20 +205,20 @@ pub fn survey(
     count: u64,
     taken: &mut Bits,
 ) -> Result<Vec<Pfn>, Fault> {
-    walk(memory, first, ("record", record), Some(count), taken, |_, _| Some(()))
+    let capacity = room(memory.geometry(), "record", record)?;
+    walk(memory, first, capacity, Some(count), taken, |_, _| Some(()))
 }
 
 /// Follows the blocks of a set and checks their counts; `each` gets what is behind the header, and how many records
-/// that is. `record` is what they are called, and their bytes.
+/// that is, at most `capacity`.
 fn walk(
     memory: &dyn Memory,
     first: PhysAddr,
-    record: (&'static str, u64),
+    capacity: u64,
     count: Option<u64>,
     taken: &mut Bits,
     mut each: impl FnMut(&[u8], usize) -> Option<()>,
 ) -> Result<Vec<Pfn>, Fault> {
-    let capacity = capacity(memory.geometry(), record)?;
     let wrong = |found: u64| Fault::new(Code::BlockCount).item("count").found(found);
     let mut chain = chain::Chain::new(memory, first.get(), MAX_BLOCKS, taken);
     let mut total = 0_u64;
@@ -240,12 +241,13 @@ fn walk(
     }
 }
 
-fn kind<R>() -> (&'static str, u64) {
-    (core::any::type_name::<R>(), u64_of(size_of::<R>()))
+/// Records of one block.
+fn capacity<R: Plain>(geometry: Geometry) -> Result<u64, Fault> {
+    room(geometry, core::any::type_name::<R>(), u64_of(size_of::<R>()))
 }
 
-/// Records of one block.
-fn capacity(geometry: Geometry, (item, size): (&'static str, u64)) -> Result<u64, Fault> {
+/// Records of that many bytes of one block.
+fn room(geometry: Geometry, item: &'static str, size: u64) -> Result<u64, Fault> {
     match geometry.block_capacity(size) {
         0 => {
             let most = geometry.page_size().saturating_sub(u64_of(size_of::<Header>()));

@@ -16,7 +16,7 @@ use crate::report::{Code, Fault};
 /// So many device trees are read while searching, and so many roots looked into: a memory that is made of them must not
 /// cost its size squared.
 const TREES: usize = 4_096;
-const ROOTS: usize = 16;
+pub(super) const ROOTS: usize = 16;
 
 /// An image that several plans read, each with its own page size.
 pub(super) struct Shared {

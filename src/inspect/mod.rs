@@ -26,7 +26,7 @@ mod view;
 
 use alloc::rc::Rc;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
 
 use crate::abi::kho;
@@ -73,7 +73,7 @@ impl NotShown {
     #[must_use]
     pub fn is_broken(&self) -> bool {
         let code = self.fault.code();
-        code.class() == Class::Corrupt && !matches!(code, Code::Truncated | Code::NoHandover | Code::Magic)
+        code.class() == Class::Corrupt && !matches!(code, Code::Truncated | Code::Outside | Code::NoHandover | Code::Magic)
     }
 }
 
@@ -111,9 +111,12 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotSho
             let fault = Fault::new(Code::FileKind).item("file").found("a device tree").expected("memory");
             Err(NotShown { fault, hint: Some(NO_MEMORY) })
         }
-        Ok(Source::DeviceTree(file)) => {
+        Ok(Source::DeviceTree(mut file)) => {
             let mut bytes = Vec::new();
-            file.take(TREE_LIMIT).read_to_end(&mut bytes).map_err(|error| Fault::new(Code::Io).found(error))?;
+            // Its size was found by a seek to its end.
+            file.rewind()
+                .and_then(|()| file.take(TREE_LIMIT).read_to_end(&mut bytes))
+                .map_err(|error| Fault::new(Code::Io).found(error))?;
             device_tree(&bytes)
         }
         Err(fault) => {
@@ -130,7 +133,8 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotSho
 /// When it cannot be read as a device tree.
 pub fn device_tree(bytes: &[u8]) -> Result<Decoded, NotShown> {
     let fdt = Fdt::parse(bytes).map_err(|fault| {
-        let hint = (fault.code() == Code::Truncated).then_some(SHORT_TREE);
+        let short = fault.code() == Code::Truncated && fault.at().item.as_deref() == Some("totalsize");
+        let hint = short.then_some(SHORT_TREE);
         NotShown { fault, hint }
     })?;
     let mut findings = Findings::default();

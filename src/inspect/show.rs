@@ -37,7 +37,9 @@ const ROWS: &[Row] = &[
         layout: abi::files::COMPAT,
         node: "",
         part: None,
-        plug: |plug| plug.read(FileTable, |files, _| Content::Files { files: files.values().map(Into::into).collect() }),
+        plug: |plug| {
+            plug.read(FileTable, |files, _| Content::Files { files: files.values().map(Into::into).collect() })
+        },
     },
     Row {
         layout: abi::memfd::COMPAT,
@@ -67,10 +69,7 @@ const ROWS: &[Row] = &[
             plug.read(selftest::SelfTest, |found, geometry| Content::KhoTest {
                 csum: found.csum,
                 rule: found.rule,
-                bytes: found
-                    .folios
-                    .iter()
-                    .fold(0_u64, |sum, folio| sum.saturating_add(folio.order().bytes(geometry))),
+                bytes: found.folios.iter().fold(0_u64, |sum, folio| sum.saturating_add(folio.order().bytes(geometry))),
                 folios: found.folios.iter().map(|&folio| block(folio, geometry)).collect(),
             });
         },

@@ -114,7 +114,7 @@ mod tests {
         {
             let mut header = HEADER;
             header[word] = value;
-            assert_eq!(found(&[(0x11000, header)]), [], "word {word} is {value:#x}");
+            assert_eq!(found(&[(0x11000, header)]), [0_u64; 0], "word {word} is {value:#x}");
         }
         let mut largest = HEADER;
         largest[1] = 0x4_0000;
