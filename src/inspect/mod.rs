@@ -73,7 +73,8 @@ impl NotShown {
     #[must_use]
     pub fn is_broken(&self) -> bool {
         let code = self.fault.code();
-        code.class() == Class::Corrupt && !matches!(code, Code::Truncated | Code::Outside | Code::NoHandover | Code::Magic)
+        code.class() == Class::Corrupt
+            && !matches!(code, Code::Truncated | Code::Outside | Code::NoHandover | Code::Magic)
     }
 }
 
@@ -103,7 +104,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotSho
     if let Some(base) = options.base {
         let file = File::open(&path)
             .map_err(|error| Fault::new(Code::Io).item(path.as_ref().display().to_string()).found(error))?;
-        return memory(Image::raw(file, base, options.geometry.unwrap_or_default())?, options);
+        return memory(Image::raw(file, base, Geometry::K4)?, options);
     }
     match Image::open(path) {
         Ok(Source::Image(image)) => memory(image, options),
@@ -148,7 +149,7 @@ pub fn device_tree(bytes: &[u8]) -> Result<Decoded, NotShown> {
     Ok(Decoded::new(source, root, nodes, &findings, vec![("/".into(), None, fdt.bytes().to_vec())]))
 }
 
-/// Decodes memory.
+/// Decodes memory. Its page size is what the options say, whatever that of the image is, unless it is an arena.
 ///
 /// # Errors
 /// When it has no handover whose root can be read.

@@ -32,7 +32,7 @@ fn machine(geometry: Geometry) -> (Vec<u8>, u64) {
 fn decode(bytes: &[u8], options: &Options) -> Result<Decoded, NotShown> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
-    memory(Image::raw(file, PhysAddr::new(BASE), options.geometry.unwrap_or_default()).unwrap(), options)
+    memory(Image::raw(file, PhysAddr::new(BASE), Geometry::K4).unwrap(), options)
 }
 
 #[test]
