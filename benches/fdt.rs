@@ -33,7 +33,7 @@ enum Form {
 fn payload(node: &mut Builder, number: u64) -> Result<(), Fault> {
     node.strings("compatible", ["memfd-v2", "radix-v1"])?;
     node.u64_native("preserved-data", number << 12)?;
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         node.u64_native("blob-size", 4096)?;
     }
     Ok(())

@@ -1,37 +1,94 @@
-//! The command `kho`.
+//! The command `kho`: show, check and demonstrate handovers.
 
 mod check;
+mod demo;
 mod dump;
 mod source;
-#[allow(dead_code, reason = "durations are the demo's")]
 mod units;
 
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
+/// Hand a running program's memory, files and typed state to its successor, and look at what is handed over.
 #[derive(Parser)]
-#[command(name = "kho", version, max_term_width = 100)]
+#[command(name = "kho", version, max_term_width = 100, after_help = HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+const HELP: &str = "\
+Examples:
+  kho demo                          a real handover across exec, verified byte for byte
+  kho demo --keep out               the same, and the device tree, arena and memfds in out/
+
+Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
+
 #[derive(Subcommand)]
 enum Command {
-    /// Show a handover: a device tree, an arena, an ELF core or raw memory
+    /// Hand over to a new process image across exec, and verify every byte
+    Demo(demo::Args),
+    /// Show what is in a handover: a device tree, an arena, an ELF core or raw memory
     Dump(dump::Args),
     /// Check a handover as a successor would, and list everything that is wrong
     Check(check::Args),
+    /// Print completions for a shell
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or write one for each command into a directory
+    Man {
+        /// Where the pages go
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "kho", &mut script);
+            print(&script)
+        }
+        Command::Man { out } => man(out),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("kho: {error}");
+        let _ = writeln!(std::io::stderr(), "kho: {error}");
         ExitCode::from(2)
     })
+}
+
+/// Writes to standard output; a reader that has seen enough is no error.
+fn print(bytes: &[u8]) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    match std::io::stdout().write_all(bytes) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn man(out: Option<PathBuf>) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let Some(dir) = out else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+        return print(&page);
+    };
+    std::fs::create_dir_all(&dir)?;
+    clap_mangen::generate_to(Cli::command(), dir)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        <super::Cli as clap::CommandFactory>::command().debug_assert();
+    }
 }

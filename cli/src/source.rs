@@ -58,7 +58,7 @@ impl Source {
 
     /// What is said when nothing can be shown.
     pub(crate) fn not_shown(&self, error: &NotShown) -> Box<dyn Error> {
-        let hint = error.hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
         let fault = &error.fault;
         let why = match fault.code() {
             // The system's own words say it all.

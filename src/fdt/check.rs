@@ -295,11 +295,11 @@ impl Check<'_> {
 
     #[inline]
     fn property(&mut self, at: u32) -> Result<u32, Fault> {
-        let (Some(size), Some(offset)) =
-            (be32(self.structure, at.wrapping_add(4)), be32(self.structure, at.wrapping_add(8)))
-        else {
+        let tail = self.structure.get(index_of(at)..).unwrap_or(&[]);
+        let Some([_, _, _, _, a, b, c, d, e, f, g, h]) = tail.first_chunk() else {
             return Err(ended(at, "length and name of a property"));
         };
+        let (size, offset) = (u32::from_be_bytes([*a, *b, *c, *d]), u32::from_be_bytes([*e, *f, *g, *h]));
         let value = at.wrapping_add(PROP_HEAD);
         // The structure is below MAX_SIZE and `value` inside of it, as was just read.
         let rest = u64_of(self.structure.len()).saturating_sub(value.into());

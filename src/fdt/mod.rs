@@ -32,6 +32,7 @@ mod check;
 pub mod dts;
 mod names;
 mod read;
+mod values;
 #[cfg(feature = "write")]
 mod write;
 
@@ -39,7 +40,8 @@ mod write;
 mod tests;
 
 pub(crate) use check::total_size;
-pub use read::{Children, Event, Fdt, MemRanges, Node, Properties, Property, Reservations, Strings, Walk};
+pub use read::{Children, Event, Fdt, Node, Properties, Property, Reservations, Walk};
+pub use values::{MemRanges, Strings};
 #[cfg(feature = "write")]
 pub use write::Builder;
 #[cfg(feature = "write")]

@@ -8,8 +8,8 @@ use alloc::string::{String, ToString as _};
 use core::fmt;
 
 use super::names::name_len;
+use super::values::{MemRanges, Strings};
 use super::{BEGIN_NODE, END_NODE, NOP, PROP, PROP_HEAD, align4, be32, be64, check};
-use crate::mem::{PhysAddr, PhysRange};
 use crate::num::{index_of, u64_of};
 use crate::report::{Code, Fault};
 
@@ -28,8 +28,8 @@ impl<'a> Fdt<'a> {
     /// Checks a blob. It may be followed by other bytes, as in a page; what is behind totalsize is not looked at.
     ///
     /// Taken is what libfdt's full check takes, with these exceptions: a version before 17, blocks that overlap or are
-    /// not aligned, properties behind subnodes, bytes behind the END token, names that stand twice, unnamed nodes and
-    /// properties, names of more than [`MAX_NAME`](super::MAX_NAME) bytes and more than [`MAX_DEPTH`](super::MAX_DEPTH)
+    /// not aligned, no root at all, properties behind subnodes, bytes behind the END token, names that stand twice,
+    /// unnamed nodes and properties, names of more than [`MAX_NAME`](super::MAX_NAME) bytes and more than [`MAX_DEPTH`](super::MAX_DEPTH)
     /// levels are refused. Names may have any byte but NUL.
     ///
     /// Time is linear in the size, or n log n for names that were made to collide; memory is at most a small multiple
@@ -118,6 +118,7 @@ pub struct Node<'a> {
 impl<'a> Node<'a> {
     /// Its name with the unit address, if any. Empty for the root and for nothing else.
     #[must_use]
+    #[inline]
     pub fn name(&self) -> &'a [u8] {
         self.fdt.slice(self.at.wrapping_add(4), self.name_len)
     }
@@ -217,6 +218,7 @@ pub struct Property<'a> {
 impl<'a> Property<'a> {
     /// Its name.
     #[must_use]
+    #[inline]
     pub fn name(&self) -> &'a [u8] {
         let offset = be32(self.fdt.blob, self.at.wrapping_add(8)).unwrap_or(u32::MAX);
         let start = self.fdt.strings.saturating_add(offset);
@@ -225,6 +227,7 @@ impl<'a> Property<'a> {
 
     /// Its bytes.
     #[must_use]
+    #[inline]
     pub fn value(&self) -> &'a [u8] {
         self.fdt.slice(self.at.wrapping_add(PROP_HEAD), self.size)
     }
@@ -235,7 +238,7 @@ impl<'a> Property<'a> {
         u64::from(self.at).wrapping_add(PROP_HEAD.into())
     }
 
-    fn fault(&self, code: Code) -> Fault {
+    pub(super) fn fault(&self, code: Code) -> Fault {
         Fault::new(code).offset(self.offset()).item(show(self.name()))
     }
 
@@ -424,65 +427,6 @@ impl<'a> Iterator for Walk<'a> {
                 _ => return None,
             }
         }
-    }
-}
-
-/// A list of strings: [`Property::strings`].
-#[derive(Clone, Debug)]
-pub struct Strings<'a> {
-    /// What is left, without the NUL at the end.
-    rest: Option<&'a str>,
-}
-
-impl<'a> Iterator for Strings<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        let rest = self.rest?;
-        match rest.split_once('\0') {
-            Some((first, rest)) => {
-                self.rest = Some(rest);
-                Some(first)
-            }
-            None => self.rest.take(),
-        }
-    }
-}
-
-/// Ranges of memory: [`Property::mem_ranges`].
-#[derive(Clone, Debug)]
-pub struct MemRanges<'a> {
-    property: Property<'a>,
-    index: usize,
-}
-
-impl Iterator for MemRanges<'_> {
-    type Item = Result<PhysRange, Fault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (pairs, rest) = self.property.value().as_chunks::<16>();
-        if !rest.is_empty() {
-            if self.index != 0 {
-                return None;
-            }
-            self.index = 1;
-            return Some(Err(self
-                .property
-                .fault(Code::PropertySize)
-                .found(format_args!("{} bytes", self.property.size))
-                .expected("a multiple of 16 bytes")));
-        }
-        let pair = pairs.get(self.index)?;
-        let at = self.property.offset().wrapping_add(u64_of(self.index).wrapping_mul(16));
-        self.index = self.index.wrapping_add(1);
-        let (start, size) = (be64(pair, 0)?, be64(pair, 8)?);
-        Some(PhysRange::new(PhysAddr::new(start), size).ok_or_else(|| {
-            Fault::new(Code::TooLarge)
-                .offset(at)
-                .item(show(self.property.name()))
-                .found(format_args!("{start:#x} and {size:#x} bytes"))
-                .expected("a range within 64 bits")
-        }))
     }
 }
 

@@ -126,8 +126,9 @@ impl Builder {
     ///
     /// # Errors
     /// [`Code::FdtName`], [`Code::FdtDuplicate`], [`Code::FdtDepth`], [`Code::TooLarge`]; then nothing is written. The
-    /// fault of the closure: then the node is there and incomplete, so [`Builder::finish`] will give the same fault.
+    /// fault of the closure: then the node is there and incomplete, so all that follows gives the same fault.
     pub fn node<T>(&mut self, name: &str, inside: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        self.state.as_ref().map_err(Fault::clone)?;
         check_name(name, true)?;
         let level = self.open.len();
         let Some(parent) = self.open.last_mut() else { return Err(Fault::new(Code::FdtStructure)) };
@@ -141,14 +142,14 @@ impl Builder {
                 .expected(format_args!("at most {MAX_DEPTH} levels")));
         }
         grow(&mut self.size, name.len(), name)?;
-        let (writer, _) = self.state.as_mut().map_err(|fault| fault.clone())?;
+        let (writer, _) = self.state.as_mut().map_err(|fault| Fault::clone(fault))?;
         let node = writer.begin_node(name).map_err(|error| fault(&error, name))?;
         parent.children.insert(name.to_owned());
 
         self.open.push(Open::default());
         let result = inside(self);
         self.open.pop();
-        let (writer, _) = self.state.as_mut().map_err(|fault| fault.clone())?;
+        let (writer, _) = self.state.as_mut().map_err(|fault| Fault::clone(fault))?;
         let result = writer.end_node(node).map_err(|error| fault(&error, name)).and(result);
         if let Err(fault) = &result {
             self.state = Err(fault.clone());
@@ -162,6 +163,7 @@ impl Builder {
     /// [`Code::FdtName`], [`Code::FdtDuplicate`], [`Code::TooLarge`], and [`Code::FdtStructure`] when the node has a
     /// subnode already; then nothing is written.
     pub fn bytes(&mut self, name: &str, value: &[u8]) -> Result<(), Fault> {
+        self.state.as_ref().map_err(Fault::clone)?;
         check_name(name, false)?;
         let Some(open) = self.open.last_mut() else { return Err(Fault::new(Code::FdtStructure)) };
         if open.properties.contains(name) {
@@ -174,7 +176,7 @@ impl Builder {
                 .expected("properties before subnodes"));
         }
         grow(&mut self.size, name.len().saturating_add(value.len()), name)?;
-        let (writer, _) = self.state.as_mut().map_err(|fault| fault.clone())?;
+        let (writer, _) = self.state.as_mut().map_err(|fault| Fault::clone(fault))?;
         writer.property(name, value).map_err(|error| fault(&error, name))?;
         open.properties.insert(name.to_owned());
         Ok(())

@@ -108,7 +108,6 @@ impl<M: Claim> Restored<M> {
     ///
     /// # Errors
     /// Beside the memory, when the end of the handover cannot be written down; nothing is freed then.
-    #[must_use]
     pub fn finish(mut self) -> (M, Result<u64, Fault>) {
         let pages = self.memory.release_rest();
         (self.memory, pages)

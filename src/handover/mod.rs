@@ -12,6 +12,7 @@
 //!
 //! A component is two traits: [`Preserve`] for the predecessor; [`Check`] and [`Component`] for the successor. The
 //! memory that they work on is a parameter: an arena with files, an image, ordinary memory.
+#![allow(clippy::result_large_err, reason = "what fails gives the handover back, which is as large as what succeeds")]
 
 mod claims;
 mod incoming;
@@ -26,7 +27,7 @@ mod tests;
 pub use incoming::{Incoming, Restored};
 pub use node::Node;
 #[cfg(feature = "write")]
-pub use outgoing::{Blob, Finished, Home, Outgoing, Preserve, Scope, Unfinished};
+pub use outgoing::{Blob, Finished, Home, Outgoing, OwnNode, Preserve, Scope, Unfinished};
 pub(crate) use plan::match_any;
 pub use plan::{Accepted, Failed, NodeReport, Plan, Refused, Verdict};
 pub use registry::{Check, Component, Handle, Registry};

@@ -36,13 +36,16 @@ pub trait Preserve<M: Home> {
     fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault>;
 }
 
+/// Name of a node, and the component that writes it.
+pub type OwnNode<M> = (&'static str, Box<dyn Preserve<M>>);
+
 /// Memory that a handover can be made in.
 pub trait Home: Frames + Sized {
     /// A node that the memory itself adds when the handover is finished: the table of the files that travel with it.
     ///
     /// # Errors
     /// What makes it impossible to hand over what the memory holds.
-    fn own_node(&self) -> Result<Option<(&'static str, Box<dyn Preserve<Self>>)>, Fault> {
+    fn own_node(&self) -> Result<Option<OwnNode<Self>>, Fault> {
         Ok(None)
     }
 

@@ -429,7 +429,7 @@ pub(crate) fn declared<'f>(node: &fdt::Node<'f>, path: &str, geometry: Geometry)
 
 fn whole_pages(range: PhysRange, geometry: Geometry) -> Result<PageRange, Fault> {
     let fault = |code| Fault::new(code).address(range.start().get()).found(range);
-    if range.start().get() % geometry.page_size() != 0 || range.size() % geometry.page_size() != 0 {
+    if (range.start().get() | range.size()) & geometry.page_size().wrapping_sub(1) != 0 {
         return Err(fault(Code::Unaligned).expected("whole pages"));
     }
     Pfn::new(range.start().get() >> geometry.page_shift())

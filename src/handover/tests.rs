@@ -95,7 +95,7 @@ impl Component<Ram> for Reader {
     type Restored = (&'static str, Folio);
 
     fn prepare(&self, folio: Folio, memory: &mut Ram) -> Result<Ready, Fault> {
-        crate::mem::Claim::claim(memory, folio)?;
+        let _frame = crate::mem::Claim::claim(memory, folio)?;
         if self.fails {
             return Err(Fault::new(Code::Refused).found("told to"));
         }
@@ -324,7 +324,7 @@ fn edited(edit: impl FnOnce(&mut Builder, u64, u64, &[crate::mem::PhysRange])) -
     let blob = node.property("preserved-data").unwrap().u64_native().unwrap();
     let mem: Vec<_> = node.property("mem").unwrap().mem_ranges().map(Result::unwrap).collect();
     let mut builder = Builder::new();
-    builder.strings("compatible", &["kho-v4"]).unwrap();
+    builder.strings("compatible", ["kho-v4"]).unwrap();
     builder.u64_native("preserved-memory-map", map).unwrap();
     builder
         .node("part", |builder| {
@@ -342,7 +342,7 @@ fn edited(edit: impl FnOnce(&mut Builder, u64, u64, &[crate::mem::PhysRange])) -
 #[test]
 fn a_node_that_lies_is_told_so() {
     let node = |builder: &mut Builder, blob: u64, size: u64, mem: &[crate::mem::PhysRange]| {
-        builder.strings("compatible", &["test-one-v1"]).unwrap();
+        builder.strings("compatible", ["test-one-v1"]).unwrap();
         builder.mem(mem).unwrap();
         builder.u64_native("preserved-data", blob).unwrap();
         builder.u64_native("blob-size", size).unwrap();
@@ -358,7 +358,7 @@ fn a_node_that_lies_is_told_so() {
     assert_eq!(code(edited(|b, _, size, mem| node(b, 0xdead_0000_0000, size, mem))), [Code::NotPreserved]);
     assert_eq!(
         code(edited(|b, blob, _, _| {
-            b.strings("compatible", &["test-one-v1"]).unwrap();
+            b.strings("compatible", ["test-one-v1"]).unwrap();
             b.u64_native("preserved-data", blob).unwrap();
         })),
         [Code::PropertyMissing]
@@ -372,7 +372,7 @@ fn a_node_that_lies_is_told_so() {
     );
     assert_eq!(
         code(edited(|b, blob, size, _| {
-            b.strings("compatible", &["other-v1"]).unwrap();
+            b.strings("compatible", ["other-v1"]).unwrap();
             b.u64_native("preserved-data", blob).unwrap();
             b.u64_native("blob-size", size).unwrap();
         })),

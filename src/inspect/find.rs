@@ -4,7 +4,7 @@ use alloc::rc::Rc;
 
 use super::show::{self, Seen};
 use super::view::{Candidate, PageSizeBy};
-use super::{NO_ROOT, NotShown};
+use super::{Hint, NotShown};
 use crate::abi::kho;
 use crate::compat::Compat;
 use crate::fdt::Fdt;
@@ -131,7 +131,7 @@ fn look(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]
                 .address(root.get())
                 .found(fault.found_text())
                 .expected(fault.expected_text()),
-            hint: Some(NO_ROOT),
+            hint: Hint::NoRoot,
         },
         _ => NotShown::from(fault),
     })?;

@@ -64,11 +64,32 @@ pub struct Options {
 pub struct NotShown {
     /// What is wrong.
     pub fault: Fault,
-    /// What may help, for people.
-    pub hint: Option<&'static str>,
+    hint: Hint,
 }
 
 impl NotShown {
+    /// What may help, for people.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        Some(match self.hint {
+            Hint::None => return None,
+            Hint::NoMemory => "a device tree alone has no memory: --fdt, --base and --page-size are for memory images",
+            Hint::ShortTree => {
+                "a copy of debugfs kho/out/fdt is cut like this: the kernel exports it with the size that it had at \
+                 boot; dump the memory instead, or take kho/in/fdt after the kexec"
+            }
+            Hint::NoMagic => {
+                "raw memory needs --base ADDR, the physical address of its first byte; not every file in debugfs \
+                 kho/*/sub_fdts is a device tree (LUO and kexec-metadata are not)"
+            }
+            Hint::NoRoot => "--fdt ADDR says where the root FDT is",
+            Hint::Unfinished => {
+                "its header names no root: the predecessor has not finished, or took the handover back; --fdt ADDR \
+                 shows what is at an address all the same"
+            }
+        })
+    }
+
     /// Whether it is a handover, and broken; else it is none, or could not be read.
     #[must_use]
     pub fn is_broken(&self) -> bool {
@@ -80,18 +101,20 @@ impl NotShown {
 
 impl From<Fault> for NotShown {
     fn from(fault: Fault) -> Self {
-        NotShown { fault, hint: None }
+        NotShown { fault, hint: Hint::None }
     }
 }
 
-const NO_MEMORY: &str = "a device tree alone has no memory: --fdt, --base and --page-size are for memory images";
-const SHORT_TREE: &str = "a copy of debugfs kho/out/fdt is cut like this: the kernel exports it with the size that it \
-                          had at boot; dump the memory instead, or take the copy from kho/in/fdt after the kexec";
-const NO_MAGIC: &str = "raw memory needs --base ADDR, the physical address of its first byte; not every file in debugfs \
-                        kho/*/sub_fdts is a device tree (LUO and kexec-metadata are not)";
-const NO_ROOT: &str = "--fdt ADDR says where the root FDT is; a machine with larger pages needs --page-size";
-const UNFINISHED: &str = "its header names no root: the predecessor has not finished, or took the handover back; \
-                          --fdt ADDR shows what is at an address all the same";
+/// What may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hint {
+    None,
+    NoMemory,
+    ShortTree,
+    NoMagic,
+    NoRoot,
+    Unfinished,
+}
 
 /// Decodes a file: a device tree, an arena, an ELF core, or raw memory.
 ///
@@ -110,7 +133,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotSho
         Ok(Source::Image(image)) => memory(image, options),
         Ok(Source::DeviceTree(_)) if options.fdt.is_some() || options.geometry.is_some() => {
             let fault = Fault::new(Code::FileKind).item("file").found("a device tree").expected("memory");
-            Err(NotShown { fault, hint: Some(NO_MEMORY) })
+            Err(NotShown { fault, hint: Hint::NoMemory })
         }
         Ok(Source::DeviceTree(mut file)) => {
             let mut bytes = Vec::new();
@@ -121,7 +144,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotSho
             device_tree(&bytes)
         }
         Err(fault) => {
-            let hint = (fault.code() == Code::Magic).then_some(NO_MAGIC);
+            let hint = if fault.code() == Code::Magic { Hint::NoMagic } else { Hint::None };
             Err(NotShown { fault, hint })
         }
     }
@@ -135,7 +158,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotSho
 pub fn device_tree(bytes: &[u8]) -> Result<Decoded, NotShown> {
     let fdt = Fdt::parse(bytes).map_err(|fault| {
         let short = fault.code() == Code::Truncated && fault.at().item.as_deref() == Some("totalsize");
-        let hint = short.then_some(SHORT_TREE);
+        let hint = if short { Hint::ShortTree } else { Hint::None };
         NotShown { fault, hint }
     })?;
     let mut findings = Findings::default();
@@ -163,7 +186,7 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
         (None, ImageKind::Arena, Some((root, _))) => (vec![root], FoundBy::Header),
         (None, ImageKind::Arena, None) => {
             let fault = Fault::new(Code::NoHandover).item("fdt_addr").found(0).expected("the address of a root FDT");
-            return Err(NotShown { fault, hint: Some(UNFINISHED) });
+            return Err(NotShown { fault, hint: Hint::Unfinished });
         }
         (None, ..) => (find::roots(&image)?, FoundBy::Search),
     };
@@ -174,7 +197,7 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
     };
     let (best, others) = find::best(&image, &roots, &geometries)?.ok_or_else(|| {
         let fault = Fault::new(Code::NoHandover).found(format_args!("no root FDT in {size} bytes of memory"));
-        NotShown { fault: fault.expected("a device tree whose compatible is kho-vN"), hint: Some(NO_ROOT) }
+        NotShown { fault: fault.expected("a device tree whose compatible is kho-vN"), hint: Hint::NoRoot }
     })?;
     let find::Looked { root: address, bytes, geometry: (geometry, page_size_by), plan, seen } = best;
 

@@ -5,6 +5,7 @@
 //! that was used last can be remembered, and neighbours that are added one by one find it again without a walk.
 
 use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -57,7 +58,6 @@ pub struct Bits {
     height: u32,
     /// The leaf that was changed last: its index in the number space and in the pool.
     last: (u64, usize),
-    len: u64,
 }
 
 impl Default for Bits {
@@ -70,7 +70,7 @@ impl Bits {
     /// The empty set. Takes no memory.
     #[must_use]
     pub const fn new() -> Self {
-        Bits { nodes: Vec::new(), leaves: Vec::new(), root: NONE, height: 0, last: (NO_LEAF, 0), len: 0 }
+        Bits { nodes: Vec::new(), leaves: Vec::new(), root: NONE, height: 0, last: (NO_LEAF, 0) }
     }
 
     /// Adds a number; whether it is new.
@@ -85,26 +85,22 @@ impl Bits {
     #[inline]
     pub fn insert_word(&mut self, word: u64, bits: u64) -> u64 {
         let index = leaf_of(word);
-        let mut slot = self.last.1;
         if index != self.last.0 {
             if bits == 0 {
                 return 0;
             }
-            slot = self.make(index);
-            self.last = (index, slot);
+            self.last = (index, self.make(index));
         }
-        let Some(place) = self.leaves.get_mut(slot).and_then(|leaf| leaf.get_mut(usize_of(word) % WORDS)) else {
-            return 0;
-        };
+        let place = self.leaves.get_mut(self.last.1).and_then(|leaf| leaf.get_mut(usize_of(word) % WORDS));
+        let Some(place) = place else { return 0 };
         let new = bits & !*place;
         *place |= bits;
-        self.len = self.len.wrapping_add(ones(new));
         new
     }
 
     /// Adds `count` numbers from `start` on, up to the largest `u64` at most; how many of them are new.
     pub fn insert_range(&mut self, start: u64, count: u64) -> u64 {
-        let before = self.len;
+        let mut sum = 0_u64;
         let mut words = WordsOf::new(start, count);
         while let Some((index, first, last)) = words.next_leaf() {
             let slot = self.make(index);
@@ -114,11 +110,11 @@ impl Bits {
                     *word |= mask;
                     new
                 });
-                self.len = self.len.wrapping_add(new);
+                sum = sum.wrapping_add(new);
             }
             self.last = (index, slot);
         }
-        self.len.wrapping_sub(before)
+        sum
     }
 
     /// Removes a number; whether it was there.
@@ -140,13 +136,12 @@ impl Bits {
         };
         let old = bits & *place;
         *place &= !bits;
-        self.len = self.len.wrapping_sub(ones(old));
         old
     }
 
     /// Removes `count` numbers from `start` on; how many of them were there.
     pub fn remove_range(&mut self, start: u64, count: u64) -> u64 {
-        let before = self.len;
+        let mut sum = 0_u64;
         let mut words = WordsOf::new(start, count);
         while let Some((index, first, last)) = words.next_leaf() {
             // Only leaves that exist: the range may be far larger than the set.
@@ -161,10 +156,10 @@ impl Bits {
                     *word &= !mask;
                     old
                 });
-                self.len = self.len.wrapping_sub(old);
+                sum = sum.wrapping_add(old);
             }
         }
-        before.wrapping_sub(self.len)
+        sum
     }
 
     /// Whether the number is there. For many lookups in neighbourhoods [`Bits::cursor`] is faster.
@@ -199,16 +194,16 @@ impl Bits {
         self.cursor().next_clear(from)
     }
 
-    /// How many numbers there are.
+    /// How many numbers there are. Counts them, word by word: keeping account would slow down every insertion.
     #[must_use]
-    pub const fn len(&self) -> u64 {
-        self.len
+    pub fn len(&self) -> u64 {
+        self.leaves.iter().flat_map(|leaf| leaf.iter()).fold(0, |sum, &word| sum.wrapping_add(ones(word)))
     }
 
     /// Whether there is none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
+    pub fn is_empty(&self) -> bool {
+        self.leaves.iter().flat_map(|leaf| leaf.iter()).all(|&word| word == 0)
     }
 
     /// Lookups that remember the leaf they were in.
@@ -267,7 +262,9 @@ impl Bits {
         Some(index_of(at))
     }
 
-    /// The pool slot of a leaf that is made when it is missing.
+    /// The pool slot of a leaf that is made when it is missing. Not inlined: four of it in one function leave no
+    /// registers for the usual case.
+    #[inline(never)]
     fn make(&mut self, index: u64) -> usize {
         match self.find(index) {
             Some(slot) => slot,
@@ -287,7 +284,7 @@ impl Bits {
         }
         if self.root == NONE {
             self.root = match self.height {
-                0 => push(&mut self.leaves, Box::new([0; WORDS])),
+                0 => push(&mut self.leaves, blank()),
                 _ => push(&mut self.nodes, [NONE; FAN]),
             };
         }
@@ -297,7 +294,7 @@ impl Bits {
             at = *self.nodes.get(node)?.get(child)?;
             if at == NONE {
                 at = match level {
-                    0 => push(&mut self.leaves, Box::new([0; WORDS])),
+                    0 => push(&mut self.leaves, blank()),
                     _ => push(&mut self.nodes, [NONE; FAN]),
                 };
                 *self.nodes.get_mut(node)?.get_mut(child)? = at;
@@ -360,6 +357,11 @@ fn push<T>(pool: &mut Vec<T>, item: T) -> u32 {
     index
 }
 
+/// An empty leaf, without a copy over the stack.
+fn blank() -> Box<Leaf> {
+    vec![0; WORDS].into_boxed_slice().try_into().unwrap_or_else(|_| Box::new([0; WORDS]))
+}
+
 /// How many bits are set.
 #[inline]
 fn ones(bits: u64) -> u64 {
@@ -414,9 +416,6 @@ impl WordsOf {
 impl PartialEq for Bits {
     /// The same numbers, however they came in.
     fn eq(&self, other: &Self) -> bool {
-        if self.len != other.len {
-            return false;
-        }
         let mut left = self.leaves().filter(|(_, leaf)| leaf.iter().any(|&word| word != 0));
         let mut right = other.leaves().filter(|(_, leaf)| leaf.iter().any(|&word| word != 0));
         loop {

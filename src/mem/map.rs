@@ -20,6 +20,7 @@
 #[cfg(test)]
 mod tests;
 
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 use std::io::Read as _;
@@ -71,7 +72,8 @@ impl Region {
         NonNull::new(start.cast()).map(|start| Region { start, len }).ok_or(rustix::io::Errno::NOMEM)
     }
 
-    /// Puts `len` bytes of the file at `offset` into the place `at` bytes from the start.
+    /// Puts `len` bytes of the file at `offset` into the place `at` bytes from the start. After an error the region is
+    /// to be [abandoned](Region::abandon).
     fn place(&mut self, at: usize, len: usize, fd: BorrowedFd<'_>, offset: u64) -> rustix::io::Result<()> {
         if len == 0 || at.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(rustix::io::Errno::INVAL);
@@ -84,6 +86,21 @@ impl Region {
             mmap(start.cast(), len, prot, flags | MapFlags::FIXED, fd, offset)?;
         }
         Ok(())
+    }
+
+    /// Unmaps all but `len` bytes from `at` on, which [`Region::place`] failed to replace. Whether the reservation is
+    /// still there is not known: the kernel may have removed it before it failed, and another thread may have got the
+    /// addresses since. To leave them alone costs address space at most; to unmap them could take somebody's memory.
+    fn abandon(self, at: usize, len: usize) {
+        let this = ManuallyDrop::new(self);
+        let end = at.saturating_add(len).min(this.len);
+        for (from, to) in [(0, at.min(end)), (end, this.len)] {
+            if from < to {
+                // SAFETY: inside of what mmap gave us, apart from the bytes that may not be ours any more; the region
+                // is consumed, so nobody has a slice of it.
+                let _ = unsafe { munmap(this.start.as_ptr().wrapping_add(from).cast(), to.wrapping_sub(from)) };
+            }
+        }
     }
 
     /// The address of `len` bytes from `at` on, if they are inside.
@@ -224,8 +241,12 @@ impl Arena {
         let mut region = Region::anonymous(total, ProtFlags::empty())?;
         let mut at = 0_usize;
         for run in runs {
-            region.place(at, usize_of(run.len), self.fd.as_fd(), run.offset)?;
-            at = at.saturating_add(usize_of(run.len));
+            let len = usize_of(run.len);
+            if let Err(error) = region.place(at, len, self.fd.as_fd(), run.offset) {
+                region.abandon(at, len);
+                return Err(error);
+            }
+            at = at.saturating_add(len);
         }
         Ok(region)
     }

@@ -16,7 +16,7 @@ const FDT_PAGES: u64 = 64;
 ///
 /// One header of 40 bytes is read per page, when the iterator gets there. A page is told when magic, versions, offsets
 /// and a total of at most 64 pages make sense: whether it is a tree, and the root of a handover, only reading it tells.
-/// [`Image::find_fdt`](super::Image::find_fdt) does the same and leaves out the holes of sparse files.
+/// `Image::find_fdt` (with the feature `std`) does the same and leaves out the holes of sparse files.
 ///
 /// # Errors
 /// The iterator ends after the first read that fails.
@@ -114,7 +114,7 @@ mod tests {
         {
             let mut header = HEADER;
             header[word] = value;
-            assert_eq!(found(&[(0x11000, header)]), [0_u64; 0], "word {word} is {value:#x}");
+            assert!(found(&[(0x11000, header)]).is_empty(), "word {word} is {value:#x}");
         }
         let mut largest = HEADER;
         largest[1] = 0x4_0000;

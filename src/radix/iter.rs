@@ -28,6 +28,7 @@ impl<'a> Folios<'a> {
 
     /// Goes on to the next blocks of one order in one word: the order, the number of the first of them (its page over
     /// its pages; a multiple of how many there can be), and their bits.
+    #[inline(never)]
     pub(super) fn next_field(&mut self) -> Option<(u32, u64, u64)> {
         loop {
             if let Some((word, bits)) = self.cursor.next_word(self.next) {
@@ -56,8 +57,14 @@ impl Iterator for Folios<'_> {
         }
         let number = self.base | u64::from(self.field.trailing_zeros());
         self.field &= self.field.wrapping_sub(1);
-        folio(self.order, number)
+        block(self.order, number)
     }
+}
+
+/// As [`folio`], with the many of order 0 first.
+#[inline]
+fn block(order: u32, number: u64) -> Option<Folio> {
+    if order == 0 { Pfn::new(number).map(Folio::page) } else { folio(order, number) }
 }
 
 /// The pages of one level by address, as start and end; not all neighbours are joined.

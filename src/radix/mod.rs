@@ -123,7 +123,7 @@ impl Tree {
 
     /// All preserved blocks that contain a page, the smallest first. In a sound tree there is at most one.
     pub fn holders(&self, pfn: Pfn) -> impl Iterator<Item = Folio> + '_ {
-        self.levels.iter().enumerate().filter(|(_, bits)| !bits.is_empty()).flat_map(move |(level, bits)| {
+        self.levels.iter().enumerate().flat_map(move |(level, bits)| {
             let (word, mask) = holding(level, pfn.get());
             let mut found = bits.word(word) & mask;
             core::iter::from_fn(move || {
@@ -173,7 +173,7 @@ impl Tree {
         self.pages
     }
 
-    /// How many blocks there are.
+    /// How many blocks there are. Counts them, word by word.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.levels.iter().fold(0, |sum, bits| sum.wrapping_add(bits.len()))
@@ -236,23 +236,27 @@ impl Tree {
         let [pages, heaps, ..] = &mut self.levels;
         let [first, last] = small.pages.map(|(word, bits)| bits ^ change(pages, word, bits));
         let [head, tail] = small.heaps.map(|(word, bits)| bits ^ change(heaps, word, bits));
-        let mut changed = range.count();
-        if first | last | head | tail != 0 {
-            let same = [(0, first), (0, last), (1, head), (1, tail)].map(|(level, bits)| pages_of(level, bits));
-            changed = changed.wrapping_sub(same.iter().sum());
-        }
         let (start, end) = small.middle;
-        if start < end {
-            changed = changed.wrapping_sub(self.change_large(start, end, change));
-        }
-        changed
+        let same = if first | last | head | tail != 0 || start < end {
+            self.change_rest([(0, first), (0, last), (1, head), (1, tail)], start, end, change)
+        } else {
+            0
+        };
+        range.count().wrapping_sub(same)
     }
 
-    /// The same with blocks that are not [`Small`]. How many pages the blocks have that this did *not* change.
+    /// What a short run does not have: bits that were as they should be, and blocks that are not [`Small`], those of
+    /// the pages from `start` up to `end`. How many pages the blocks have that this did *not* change.
     #[inline(never)]
-    fn change_large(&mut self, start: u64, end: u64, change: impl Fn(&mut Bits, u64, u64) -> u64) -> u64 {
-        let range = Pfn::new(start).and_then(|pfn| PageRange::new(pfn, end.wrapping_sub(start)));
-        let mut same: u64 = 0;
+    fn change_rest(
+        &mut self,
+        same: [(usize, u64); 4],
+        start: u64,
+        end: u64,
+        change: impl Fn(&mut Bits, u64, u64) -> u64,
+    ) -> u64 {
+        let mut same: u64 = same.iter().map(|&(level, bits)| pages_of(level, bits)).sum();
+        let range = end.checked_sub(start).and_then(|count| PageRange::new(Pfn::new(start)?, count));
         for folio in range.into_iter().flat_map(|range| split(range, &Nodes::NONE)) {
             let (level, word, bit) = locate(folio);
             if self.levels.get_mut(level).is_none_or(|bits| change(bits, word, 1 << bit) == 0) {

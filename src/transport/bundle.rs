@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 
 use crate::abi;
 use crate::files::{Beside, Files, Rejected};
-use crate::handover::{Home, Outgoing, Preserve};
+use crate::handover::{Home, Outgoing, OwnNode};
 use crate::mem::{
     Arena, Claim, Folio, Frame, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange, Pour,
 };
@@ -97,7 +97,7 @@ impl Home for Arena {
 }
 
 impl Home for Bundle {
-    fn own_node(&self) -> Result<Option<(&'static str, Box<dyn Preserve<Self>>)>, Fault> {
+    fn own_node(&self) -> Result<Option<OwnNode<Self>>, Fault> {
         if self.files.is_empty() {
             return Ok(None);
         }

@@ -2,6 +2,8 @@
 
 mod header;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;

@@ -27,7 +27,7 @@ fn number(arena: &Arena, frames: &mut [Frame]) {
 
 fn numbered(bytes: &[u8]) -> bool {
     let words = 0x1_0000 / 8;
-    bytes.chunks_exact(8).zip(0_u64..).all(|(word, at)| word == ((at / words) << 32 | at % words).to_le_bytes())
+    bytes.chunks_exact(8).zip(0_u64..).all(|(word, at)| word == (((at / words) << 32) | (at % words)).to_le_bytes())
 }
 
 #[test]
