@@ -79,7 +79,7 @@ fn tree(decoded: &Decoded, name: &str) -> String {
     let width = |of: fn(&Node) -> String, most: usize| {
         decoded.nodes.iter().map(|node| of(node).chars().count()).max().unwrap_or(0).clamp(1, most)
     };
-    let (names, layouts) = (width(title, 31), width(layout, 40));
+    let (names, layouts) = (width(title, 31), width(layout, 60));
     text.push('\n');
     for node in &decoded.nodes {
         let title = format!("{:<names$}", title(node));

@@ -22,7 +22,7 @@ pub(crate) struct Source {
     /// Physical address of the root FDT; without it, all pages are searched
     #[arg(long, value_name = "ADDR", value_parser = parse_size)]
     fdt: Option<u64>,
-    /// Page size of the machine that wrote it; without it, 4K, or what its tree can be read with
+    /// Page size of the machine that wrote it; without it, the one that its tree fits
     #[arg(long, value_name = "SIZE", ignore_case = true)]
     page_size: Option<Pages>,
     /// FILE is raw memory, and its first byte is at this physical address

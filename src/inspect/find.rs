@@ -94,7 +94,9 @@ pub(super) fn best(
     for (number, &root) in roots.iter().enumerate() {
         let mut errors = None;
         // With several, what has no tree is not worth more; if none has, the first one is.
-        if number == 0 || (number < ROOTS && geometries.iter().any(|(geometry, _)| has_tree(image, root, *geometry))) {
+        if number == 0
+            || (number < ROOTS && geometries.iter().any(|(geometry, _)| tree(image, root, *geometry).is_some()))
+        {
             let looked = look(image, root, geometries)?;
             errors = looked.plan.tree().is_some().then(|| looked.plan.findings().errors());
             if best.as_ref().is_none_or(|best| looked.score() < best.score()) {
@@ -109,20 +111,35 @@ pub(super) fn best(
     }))
 }
 
-/// Whether the tree of a root can be read: cheap, beside a plan that may sum gigabytes.
-fn has_tree(image: &Rc<Image>, root: PhysAddr, geometry: Geometry) -> bool {
+/// The tree of a root, if it can be read with that page size: cheap, beside a plan that may sum gigabytes.
+fn tree(image: &Rc<Image>, root: PhysAddr, geometry: Geometry) -> Option<Tree> {
     let memory = Shared { image: Rc::clone(image), geometry };
-    let bytes = read_root(&memory, root).unwrap_or_default();
-    let Ok(fdt) = Fdt::parse(&bytes) else { return false };
-    let map = fdt.root().property(kho::PRESERVED_MEMORY_MAP).and_then(|property| property.u64_native().ok());
-    map.is_some_and(|map| Tree::load(&memory, PhysAddr::new(map)).is_ok())
+    let bytes = read_root(&memory, root).ok()?;
+    let map = Fdt::parse(&bytes).ok()?.root().property(kho::PRESERVED_MEMORY_MAP)?.u64_native().ok()?;
+    Tree::load(&memory, PhysAddr::new(map)).ok().map(|loaded| loaded.tree)
 }
 
-/// Plans a root with the first page size that its tree can be read with; else with the first of all.
-fn look(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> Result<Looked, NotShown> {
+/// The page size to read a root with. That a tree can be read means little: with a smaller page size than its own it
+/// may look empty. But a root is always preserved itself.
+fn geometry(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> (Geometry, PageSizeBy) {
     let first = geometries.first().copied().unwrap_or((Geometry::K4, PageSizeBy::Guess));
-    let readable = || geometries.iter().copied().find(|(geometry, _)| has_tree(image, root, *geometry));
-    let geometry = if geometries.len() > 1 { readable().unwrap_or(first) } else { first };
+    if geometries.len() < 2 {
+        return first;
+    }
+    let mut readable = None;
+    for &choice in geometries {
+        let Some(tree) = tree(image, root, choice.0) else { continue };
+        if root.page_around(choice.0).is_some_and(|page| tree.holder(page).is_some()) {
+            return choice;
+        }
+        readable = readable.or((!tree.is_empty()).then_some(choice));
+    }
+    readable.unwrap_or(first)
+}
+
+/// Plans a root.
+fn look(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> Result<Looked, NotShown> {
+    let geometry = geometry(image, root, geometries);
     let memory = Shared { image: Rc::clone(image), geometry: geometry.0 };
     let bytes = read_root(&memory, root).map_err(|fault| match fault.at().item.as_deref() {
         // No device tree at all.

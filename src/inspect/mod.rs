@@ -44,7 +44,9 @@ pub use view::{
 
 /// So many bytes of what nobody understands are shown.
 const FIRST_BYTES: u64 = 64;
-/// A device tree in a file or blob larger than this, in bytes, is not read.
+/// Blobs that are device trees and printed as such: of nodes that name one blob, each costs its size.
+const SUB_TREES: usize = 64;
+/// A device tree in a file larger than this, in bytes, is not read.
 const TREE_LIMIT: u64 = 64 << 20;
 
 /// What is known of a file beforehand.
@@ -52,7 +54,7 @@ const TREE_LIMIT: u64 = 64 << 20;
 pub struct Options {
     /// Physical address of the root FDT; else it is searched for.
     pub fdt: Option<PhysAddr>,
-    /// The page size; else that of the arena, or 4K, or what the tree can be read with.
+    /// The page size; else that of the arena, or the one that the tree fits.
     pub geometry: Option<Geometry>,
     /// The file is raw memory, and its first byte is at that physical address.
     pub base: Option<PhysAddr>,
@@ -221,7 +223,9 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
         node.read_as = read_as;
         let Some(blob) = &node.blob else { continue };
         node.content = content.or_else(|| reader.first_bytes(blob));
-        if let Some(tree) = reader.sub_tree(blob) {
+        if trees.len() < SUB_TREES
+            && let Some(tree) = reader.sub_tree(blob)
+        {
             trees.push((node.name.clone(), Some(blob.address), tree));
         }
     }

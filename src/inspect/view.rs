@@ -139,7 +139,7 @@ pub enum PageSizeBy {
     Header,
     /// [`Options::geometry`](super::Options).
     Option,
-    /// Nobody: the first with which the tree can be read.
+    /// Nobody: the smallest with which the tree preserves its root.
     Guess,
 }
 
