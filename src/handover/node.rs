@@ -196,6 +196,17 @@ impl<'a, M: Memory> Node<'a, M> {
         Ok(loaded.records)
     }
 
+    /// Checks a block set of so many records of that many bytes, and claims its pages: which is what can be told of
+    /// records whose meaning is another's.
+    ///
+    /// # Errors
+    /// As [`block::load`].
+    pub fn blocks(&mut self, first: u64, count: u64, record: u64) -> Result<Vec<Pfn>, Fault> {
+        let blocks = block::survey(&self.view, PhysAddr::new(first), record, count, self.taken)?;
+        self.claim_pages(blocks.clone());
+        Ok(blocks)
+    }
+
     fn claim_pages(&mut self, pages: Vec<Pfn>) {
         for page in pages {
             self.claim(Folio::page(page));

@@ -12,7 +12,7 @@ use super::registry::{CheckedStep, Registry, Strangers};
 use crate::abi::kho;
 use crate::compat::{Compat, CompatVec, Reads};
 use crate::fdt::{self, Fdt, Property};
-use crate::mem::{Bits, Claim, Memory, PageRange, Pfn, PhysAddr, PhysRange};
+use crate::mem::{Bits, Claim, Geometry, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::radix::{self, Nodes, Tree};
 use crate::report::{Code, Fault, Findings};
 use crate::trace::Stopwatch;
@@ -158,7 +158,7 @@ struct Planner<'a, M> {
 }
 
 /// What a node says of itself.
-struct Declared<'f> {
+pub(crate) struct Declared<'f> {
     name: &'f str,
     path: String,
     list: Option<CompatVec<'f>>,
@@ -171,6 +171,12 @@ struct Declared<'f> {
 impl Declared<'_> {
     fn compatible(&self) -> Vec<String> {
         self.list.iter().flat_map(|list| list.list().iter()).map(|compat| compat.to_string()).collect()
+    }
+
+    /// The memory that it says it owns, in whole pages; nothing where it does not say.
+    pub(crate) fn mem(&self, geometry: Geometry) -> impl Iterator<Item = Result<PageRange, Fault>> + '_ {
+        let ranges = self.mem.iter().flat_map(Property::mem_ranges);
+        ranges.map(move |range| whole_pages(range?, geometry).map_err(|fault| fault.item(kho::MEM)))
     }
 }
 
@@ -261,7 +267,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let Some(entry) = self.registry.entries.get(slot) else { return Verdict::Refused };
         let component = entry.component.clone();
         let mismatch = match &declared.list {
-            Some(list) => list.list().differences(component.compat(), &[]).into_iter().map(Fault::from).collect(),
+            Some(list) => component.mismatches(list.list()),
             None if component.names_itself() => Vec::new(),
             None => {
                 alloc::vec![Fault::new(Code::CompatMissing).item(kho::COMPATIBLE).expected(component.compat().owner())]
@@ -298,8 +304,8 @@ impl<M: Memory + 'static> Planner<'_, M> {
 
     /// A node that nobody looks into owns what it says.
     fn own_declared(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) {
-        for range in declared.mem.iter().flat_map(Property::mem_ranges) {
-            let owned = range.and_then(|range| whole_pages(range, tree)).and_then(|range| {
+        for range in declared.mem(tree.geometry()) {
+            let owned = range.and_then(|range| {
                 if !tree.covers(range) {
                     return Err(not_preserved(range, tree));
                 }
@@ -314,11 +320,13 @@ impl<M: Memory + 'static> Planner<'_, M> {
     /// `mem` is a summary of what the node's data uses; a summary that says something else is a lie to every tool that
     /// trusts it.
     fn compare_mem(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) {
-        let Some(mem) = &declared.mem else { return };
+        if declared.mem.is_none() {
+            return;
+        }
         let geometry = tree.geometry();
         let mut claimed = owners.claimed();
-        for range in mem.mem_ranges() {
-            let said = range.and_then(|range| whole_pages(range, tree)).and_then(|range| {
+        for range in declared.mem(geometry) {
+            let said = range.and_then(|range| {
                 if range.count() == 0 {
                     return Err(Fault::new(Code::MemDisagrees).found("an empty range"));
                 }
@@ -401,7 +409,11 @@ pub(crate) fn match_any(value: &[u8], expected: Compat<'static>) -> Result<(), F
     }))
 }
 
-fn declared<'f>(node: &fdt::Node<'f>, path: &str) -> Result<Declared<'f>, Fault> {
+/// Reads what a node says of itself.
+///
+/// # Errors
+/// The first property that is missing or wrong.
+pub(crate) fn declared<'f>(node: &fdt::Node<'f>, path: &str) -> Result<Declared<'f>, Fault> {
     let name = core::str::from_utf8(node.name())
         .map_err(|_| Fault::new(Code::FdtName).offset(node.offset()).found("a name that is not UTF-8"))?;
     let list = match node.property(kho::COMPATIBLE) {
@@ -424,8 +436,7 @@ fn declared<'f>(node: &fdt::Node<'f>, path: &str) -> Result<Declared<'f>, Fault>
     })
 }
 
-fn whole_pages(range: PhysRange, tree: &Tree) -> Result<PageRange, Fault> {
-    let geometry = tree.geometry();
+fn whole_pages(range: PhysRange, geometry: Geometry) -> Result<PageRange, Fault> {
     let fault = |code| Fault::new(code).address(range.start().get()).found(range);
     if (range.start().get() | range.size()) & geometry.page_size().wrapping_sub(1) != 0 {
         return Err(fault(Code::Unaligned).expected("whole pages"));
