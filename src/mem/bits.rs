@@ -106,7 +106,7 @@ impl Bits {
         if leaf_of(first) != self.last.0 || leaf_of(last) != self.last.0 {
             return false;
         }
-        let Some(leaf) = self.leaves.get_mut(self.last.1) else { return false };
+        let Some(leaf) = self.leaves.get_mut(self.last.1).map(|leaf| &mut **leaf) else { return false };
         let (first, last) = (usize_of(first) % WORDS, usize_of(last) % WORDS);
         #[allow(clippy::indexing_slicing, reason = "below the length of an array; checked by the compiler")]
         {
