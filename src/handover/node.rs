@@ -102,6 +102,8 @@ pub struct Node<'a, M> {
     /// Pages of the lists that were read, of all nodes: so that lists that share pages cost linear time.
     pub(super) taken: &'a mut Bits,
     pub(super) findings: &'a mut Findings,
+    /// Which part of the node is being read; empty outside of [`Node::part`].
+    pub(super) part: String,
 }
 
 impl<'a, M: Memory> Node<'a, M> {
@@ -205,34 +207,47 @@ impl<'a, M: Memory> Node<'a, M> {
         Ok(())
     }
 
-    /// Says that the node owns this block, which must have been preserved exactly so.
+    /// Says that the node owns this block, which must have been preserved exactly so. What is wrong with it is reported,
+    /// and the check goes on.
     pub fn claim(&mut self, folio: Folio) {
-        if !self.tree.contains(folio) {
-            let at = folio.addr(self.geometry()).get();
-            let fault = match self.tree.holder(folio.pfn()) {
-                None => Fault::new(Code::NotPreserved).found(format_args!("{folio}, which is not preserved")),
-                Some(other) => Fault::new(Code::PreservedOtherwise)
-                    .found(format_args!("preserved as {other}"))
-                    .expected(format_args!("{folio}")),
-            };
-            self.report(fault.address(at));
-            // Nobody else has a right to it either, but one finding for one block is enough.
-            return;
+        if let Err(fault) = self.try_claim(folio) {
+            self.report(fault);
         }
-        self.own(folio.range());
+    }
+
+    /// Like [`Node::claim`], for who must not go on: reading a block again for every owner that it has costs more than
+    /// the input justifies.
+    ///
+    /// # Errors
+    /// [`Code::NotPreserved`], [`Code::PreservedOtherwise`], [`Code::OwnedTwice`].
+    pub fn try_claim(&mut self, folio: Folio) -> Result<(), Fault> {
+        if self.tree.contains(folio) {
+            return self.owners.claim(folio.range(), self.tree.geometry());
+        }
+        // Nobody else has a right to it either, but one finding for one block is enough.
+        let fault = match self.tree.holder(folio.pfn()) {
+            None => Fault::new(Code::NotPreserved).found(format_args!("{folio}, which is not preserved")),
+            Some(other) => Fault::new(Code::PreservedOtherwise)
+                .found(format_args!("preserved as {other}"))
+                .expected(format_args!("{folio}")),
+        };
+        Err(fault.address(folio.addr(self.geometry()).get()))
     }
 
     /// Copies and checks a vmalloc area, and claims its chunks and its blocks.
     ///
     /// # Errors
-    /// As [`Area::load`].
+    /// As [`Area::load`], and for the first block that cannot be claimed: an area whose blocks are all its own is not
+    /// larger than what was preserved.
     pub fn area(&mut self, descriptor: &Descriptor) -> Result<Area, Fault> {
         let loaded = Area::load(&self.view, descriptor, self.taken)?;
         self.claim_pages(loaded.chunks);
+        let mut first = Ok(());
         for block in loaded.area.folios() {
-            self.claim(block);
+            let claimed = self.try_claim(block);
+            first = first.and(claimed);
         }
-        Ok(loaded.area)
+        first.map(|()| loaded.area)
     }
 
     /// Copies and checks a block set of so many records, and claims its pages.
@@ -240,7 +255,19 @@ impl<'a, M: Memory> Node<'a, M> {
     /// # Errors
     /// As [`block::load`].
     pub fn records<R: Plain>(&mut self, first: u64, count: u64) -> Result<Vec<R>, Fault> {
-        let loaded = block::load(&self.view, PhysAddr::new(first), Some(count), self.taken)?;
+        self.block_set(first, Some(count))
+    }
+
+    /// Copies and checks a block set whose owner does not say how many records it has, and claims its pages.
+    ///
+    /// # Errors
+    /// As [`block::load`].
+    pub fn all_records<R: Plain>(&mut self, first: u64) -> Result<Vec<R>, Fault> {
+        self.block_set(first, None)
+    }
+
+    fn block_set<R: Plain>(&mut self, first: u64, count: Option<u64>) -> Result<Vec<R>, Fault> {
+        let loaded = block::load(&self.view, PhysAddr::new(first), count, self.taken)?;
         self.claim_pages(loaded.blocks);
         Ok(loaded.records)
     }
@@ -268,7 +295,21 @@ impl<'a, M: Memory> Node<'a, M> {
 
     /// Reports something that is wrong and goes on. The plan refuses when it is an error.
     pub fn report(&mut self, fault: Fault) {
+        let fault = if self.part.is_empty() { fault } else { fault.within(&self.part) };
         self.findings.add(self.path, fault);
+    }
+
+    /// Reads a part of the node, such as `files[7]`: all that is reported meanwhile is told with that name in front,
+    /// also the fault by which it ends, and the check goes on with the next part.
+    pub fn part<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Option<T> {
+        let outer = self.part.len();
+        if outer > 0 {
+            self.part.push('.');
+        }
+        self.part.push_str(name);
+        let result = read(self).map_err(|fault| self.report(fault)).ok();
+        self.part.truncate(outer);
+        result
     }
 
     fn own(&mut self, range: PageRange) {

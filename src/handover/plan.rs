@@ -191,6 +191,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         if let Err(fault) = loaded.tree.check_disjoint() {
             self.findings.add("/", fault);
         }
+        self.placed(&loaded);
         let mut owners = Owners::default();
         owners.begin("/");
         self.claim_root(&loaded.tree, bytes.len(), &mut owners);
@@ -200,6 +201,27 @@ impl<M: Memory + 'static> Planner<'_, M> {
         self.missing();
         self.unowned(&loaded.tree, &owners);
         Ok(loaded)
+    }
+
+    /// Whether the memory can be rebuilt from the tree: what would fail in [`Claim::admit`] is found before.
+    fn placed(&mut self, loaded: &radix::Loaded) {
+        let (tree, memory) = (&loaded.tree, &self.incoming.memory);
+        let geometry = tree.geometry();
+        let node = loaded.nodes.iter().filter_map(Pfn::new).find_map(|page| Some((page, tree.holder(page)?)));
+        if let Some((page, folio)) = node {
+            let fault = Fault::new(Code::OwnedTwice).address(page.addr(geometry).get());
+            self.findings.add("/", fault.found(format_args!("a page of the tree, which is preserved in {folio}")));
+        }
+        let inside = |bytes: PhysRange| {
+            let next = memory.extents().partition_point(|extent| extent.start() <= bytes.start());
+            let extent = next.checked_sub(1).and_then(|last| memory.extents().get(last));
+            extent.is_some_and(|extent| extent.contains(bytes.start(), bytes.size()))
+        };
+        let outside = tree.ranges().map(|range| range.bytes(geometry)).find(|bytes| !inside(*bytes));
+        if let Some(bytes) = outside.filter(|_| memory.is_whole()) {
+            let fault = Fault::new(Code::Outside).address(bytes.start().get()).item("preserved block");
+            self.findings.add("/", fault.found(bytes).expected("inside the memory that was handed over"));
+        }
     }
 
     /// The root FDT is preserved like everything else; without that the next kernel would hand its page out.
@@ -286,6 +308,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
             owners,
             taken: &mut self.taken,
             findings: self.findings,
+            part: String::new(),
         };
         match component.check(&mut node) {
             Ok(checked) => {
