@@ -20,6 +20,8 @@ mod node;
 mod outgoing;
 mod plan;
 mod registry;
+#[cfg(all(test, feature = "write"))]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -312,7 +312,10 @@ impl<M: Memory + 'static> Planner<'_, M> {
         };
         match component.check(&mut node) {
             Ok(checked) => {
-                self.compare_mem(declared, tree, owners);
+                // What could not be read was not claimed either: one finding for it is enough.
+                if self.findings.errors() == errors {
+                    self.compare_mem(declared, tree, owners);
+                }
                 self.steps.push(Step { slot, path: declared.path.clone(), checked });
             }
             Err(fault) => self.findings.add(&declared.path, fault),
@@ -410,7 +413,10 @@ pub(crate) fn match_any(value: &[u8], expected: Compat<'static>) -> Result<(), F
         }
     }
     Err(fault.unwrap_or_else(|| {
-        Fault::new(Code::ComponentUnknown).found(String::from_utf8_lossy(value).escape_default()).expected(expected)
+        // A list may fill its tree; its start says enough.
+        let text = value.strip_suffix(&[0]).unwrap_or(value);
+        let text = text.get(..64).unwrap_or(text);
+        Fault::new(Code::ComponentUnknown).found(text.escape_ascii()).expected(expected)
     }))
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Sessions are there only once the machine is frozen, which is when it reboots.
 
-#[cfg(test)]
+#[cfg(all(test, feature = "write"))]
 mod tests;
 
 use alloc::collections::BTreeSet;

@@ -3,7 +3,7 @@
 //! A device tree of one node for each range. The ranges themselves are preserved in whatever blocks Linux splits them
 //! into; a partial last page is not preserved.
 
-#[cfg(test)]
+#[cfg(all(test, feature = "write"))]
 mod tests;
 
 use alloc::format;

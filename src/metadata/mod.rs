@@ -3,7 +3,7 @@
 //! Linux leaves the release of the kernel that wrote the handover, and how often the machine has been handed over. The
 //! structure has a number and no compatibility string: see [`abi::kexec_metadata`](crate::abi::kexec_metadata).
 
-#[cfg(test)]
+#[cfg(all(test, feature = "write"))]
 mod tests;
 
 use alloc::string::String;

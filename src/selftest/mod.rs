@@ -6,7 +6,7 @@
 mod checksum;
 #[cfg(feature = "write")]
 mod save;
-#[cfg(test)]
+#[cfg(all(test, feature = "write"))]
 mod tests;
 
 use alloc::format;
