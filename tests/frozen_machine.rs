@@ -47,7 +47,11 @@ where
     }
 }
 
-fn read<C: Check<Image> + 'static>(registry: &mut Registry<Image>, name: &str, check: C) -> Rc<RefCell<Option<C::Checked>>>
+fn read<C: Check<Image> + 'static>(
+    registry: &mut Registry<Image>,
+    name: &str,
+    check: C,
+) -> Rc<RefCell<Option<C::Checked>>>
 where
     C::Checked: Clone,
 {
@@ -126,7 +130,8 @@ fn sessions_files_and_globals() {
     let flb = |flb: &Flb| json!({ "name": flb.name.to_string(), "data": flb.data, "count": flb.count });
     assert_eq!(Value::from_iter(luo.flbs.iter().map(flb)), expected["flbs"]);
 
-    for (session, file) in luo.sessions.iter().flat_map(|session| session.files.iter().map(move |file| (session, file))) {
+    for (session, file) in luo.sessions.iter().flat_map(|session| session.files.iter().map(move |file| (session, file)))
+    {
         let FileContent::Memfd(memfd) = &file.content else { panic!("{file:?}") };
         let mut bytes = vec![0; memfd.size.next_multiple_of(4096) as usize];
         for (folio, index) in &memfd.folios {
@@ -150,7 +155,10 @@ fn reserved_memory_metadata_and_the_checksum_of_kho_test() {
     assert_eq!(Value::from_iter(ranges), expected["memblock"]["reserve"]);
 
     let wanted = &expected["kexec-metadata"];
-    assert_eq!(json!([metadata.previous_release, metadata.kexec_count]), json!([wanted["previous_release"], wanted["kexec_count"]]));
+    assert_eq!(
+        json!([metadata.previous_release, metadata.kexec_count]),
+        json!([wanted["previous_release"], wanted["kexec_count"]])
+    );
 
     assert_eq!((kho_test.csum, kho_test.rule), (3_576_354_709, Rule::Words));
     let folios = kho_test.folios.iter().map(|folio| json!([folio.addr(Geometry::K4).get(), folio.order().get()]));

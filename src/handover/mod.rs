@@ -14,6 +14,8 @@
 //! memory that they work on is a parameter: an arena with files, an image, ordinary memory.
 
 mod claims;
+#[cfg(all(test, feature = "std"))]
+mod flipped;
 mod incoming;
 mod node;
 #[cfg(feature = "write")]

@@ -480,3 +480,46 @@ impl Check<Ram> for Blind {
         node.blob(8).map(drop)
     }
 }
+
+/// A handover of no nodes whose tree has these blocks and, when told to, its own root.
+fn empty(geometry: Geometry, blocks: &[Folio], its_own: bool) -> Findings {
+    let mut memory = ram(geometry);
+    let page = memory.alloc(Order::ZERO).unwrap().folio();
+    let store = |memory: &mut Ram, more: &[Folio]| {
+        let mut tree = crate::radix::Tree::new(geometry);
+        tree.add(page);
+        blocks.iter().chain(more).for_each(|folio| drop(tree.add(*folio)));
+        tree.store(memory).unwrap().root
+    };
+    let map = if its_own {
+        // The same pages are handed out again when a tree is written anew.
+        let first = Folio::page(Pfn::new(page.pfn().get() + 1).unwrap());
+        store(&mut memory, &[first])
+    } else {
+        store(&mut memory, &[])
+    };
+    let mut fdt = Builder::new();
+    fdt.strings("compatible", &["kho-v4"]).unwrap();
+    fdt.u64_native("preserved-memory-map", map.get()).unwrap();
+    let at = page.addr(geometry);
+    memory.poke(at, &fdt.finish().unwrap()).unwrap();
+    Incoming::new(memory, at).plan(&Registry::new()).findings().clone()
+}
+
+#[test]
+fn what_could_not_be_admitted_is_found_by_the_plan() {
+    let folio = |pfn, order| Folio::new(Pfn::new(pfn).unwrap(), Order::new(order).unwrap()).unwrap();
+    assert!(empty(Geometry::K4, &[], false).is_empty());
+    let findings = empty(Geometry::K4, &[folio(0x10ff, 0), folio(0x2000, 3)], false);
+    let text = "error: /: outside: preserved block at 0x2000000: found 0x2000000..0x2008000, expected inside the memory \
+                that was handed over";
+    assert_eq!(findings.kept()[0].to_string(), text);
+    assert_eq!(errors(&empty(Geometry::K4, &[folio(0xff, 0)], false)), [Code::Outside, Code::Unowned]);
+    assert_eq!(errors(&empty(Geometry::K4, &[folio(0x1100, 0)], false)), [Code::Outside, Code::Unowned]);
+    let findings = empty(Geometry::K4, &[], true);
+    assert_eq!(errors(&findings), [Code::OwnedTwice, Code::Unowned]);
+    assert_eq!(
+        findings.kept()[0].fault.to_string(),
+        "owned-twice: at 0x101000: a page of the tree, which is preserved in pfn 0x101 order 0"
+    );
+}

@@ -1,7 +1,7 @@
 use super::*;
 use crate::abi::luo::{File as WireFile, Flb as WireFlb, FlbHeader, Head, Session as WireSession};
-use crate::handover::testing::{block, page, planned, records, written};
 use crate::handover::Scope;
+use crate::handover::testing::{block, page, planned, records, written};
 use crate::mem::{Frames as _, Geometry, Memory as _, Order, Ram};
 use alloc::vec;
 use zerocopy::{FromZeros as _, IntoBytes as _};
@@ -80,10 +80,8 @@ fn sessions_files_and_globals() {
             scope.blob(head.as_bytes())
         };
         let (found, findings) = planned(written(geometry, MADE_OF, write), LuoNode);
-        let opaque = alloc::format!(
-            "component-opaque: sessions[{}].files[0x0].compatible: kvm_vm_luo_v1",
-            "n".repeat(63)
-        );
+        let opaque =
+            alloc::format!("component-opaque: sessions[{}].files[0x0].compatible: kvm_vm_luo_v1", "n".repeat(63));
         assert_eq!(findings, [opaque]);
         let found = found.unwrap();
         assert_eq!(found.sessions.len() as u64, geometry.block_capacity(80) + 1);
@@ -113,7 +111,10 @@ fn another_version_is_not_corruption() {
     assert_eq!(version(b"luo"), alloc::format!("compat-syntax: {at} \"luo\", expected luo-v5"));
     // Linux compares all bytes.
     assert!(version(b"luo_v5").starts_with("compat-syntax:"));
-    assert_eq!(version(b"luo-v5\0x"), alloc::format!("compat-syntax: {at} \"luo-v5\\x00x\", expected luo-v5 and zeros"));
+    assert_eq!(
+        version(b"luo-v5\0x"),
+        alloc::format!("compat-syntax: {at} \"luo-v5\\x00x\", expected luo-v5 and zeros")
+    );
     // A newer head may be shorter than ours; ours may not.
     assert_eq!(read_blob(b"luo-v6\0\0"), [alloc::format!("version-newer: {at} luo-v6, expected luo-v5")]);
     let short = "truncated: blob-size at 0x100000: found 31, expected at least 32 (Head)";
@@ -156,14 +157,17 @@ fn sessions_and_their_blocks_disagree_about_files() {
         ];
         head(records(scope, &sessions), 0)
     });
-    assert_eq!(findings, [
-        "block-count: sessions[more].count: found 3, expected 2",
-        "block-count: sessions[less].count: found 1, expected at least 2",
-        "block-count: sessions[none].count: found 0, expected at least 2",
-        "block-count: sessions[nowhere].count: found 2, expected 0",
-        "not-preserved: sessions[far] at 0x7fff0000: 0x1000 bytes that nobody preserved",
-        findings[5].as_str(),
-    ]);
+    assert_eq!(
+        findings,
+        [
+            "block-count: sessions[more].count: found 3, expected 2",
+            "block-count: sessions[less].count: found 1, expected at least 2",
+            "block-count: sessions[none].count: found 0, expected at least 2",
+            "block-count: sessions[nowhere].count: found 2, expected 0",
+            "not-preserved: sessions[far] at 0x7fff0000: 0x1000 bytes that nobody preserved",
+            findings[5].as_str(),
+        ]
+    );
     assert!(findings[5].starts_with("unaligned: sessions[inside]"), "{}", findings[5]);
 }
 
@@ -314,11 +318,14 @@ fn globals_that_lie() {
     let mut unterminated = flb("", 1);
     unterminated.name = [b'f'; 48];
     let findings = flbs(5, &[flb("a", 1), flb("a", 1), flb("b", 0), flb("", 1), unterminated]);
-    assert_eq!(findings[..3], [
-        "name-duplicate: flbs[1].name at 0x100050: a second global a",
-        "block-count: flbs[2].count at 0x100090: found 0, expected at least one file",
-        "text: flbs[3].name at 0x1000d0: found an empty name, expected at least one byte",
-    ]);
+    assert_eq!(
+        findings[..3],
+        [
+            "name-duplicate: flbs[1].name at 0x100050: a second global a",
+            "block-count: flbs[2].count at 0x100090: found 0, expected at least one file",
+            "text: flbs[3].name at 0x1000d0: found an empty name, expected at least one byte",
+        ]
+    );
     assert!(findings[3].starts_with("text: flbs[4].name at 0x100110: found \"fff"), "{}", findings[3]);
     let place = |at: u64| read(move |_| head(0, at)).1;
     assert!(place(0x100_008)[0].starts_with("unaligned: flbs at 0x100008"));

@@ -93,7 +93,8 @@ fn read<M: Memory>(child: &fdt::Node<'_>, before: &[Range], node: &Node<'_, M>) 
             .found(format_args!("a name of {} bytes", name.len()))
             .expected(format_args!("1 to {MAX_NAME} bytes that are not all blank")));
     }
-    let taken = before.iter().find(|range| range.name.as_bytes().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"@")));
+    let taken =
+        before.iter().find(|range| range.name.as_bytes().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"@")));
     if let Some(other) = taken.filter(|_| !name.contains(&b'@')) {
         return Err(Fault::new(Code::FdtUnitAddress).found(format_args!("{} in front of it", other.name)));
     }

@@ -120,7 +120,8 @@ fn names_that_linux_does_not_have() {
 
 #[test]
 fn more_ranges_than_linux_has() {
-    let says = |number: usize| Says { name: [b"a0", b"a1", b"a2", b"a3", b"a4", b"a5", b"a6", b"a7", b"a8"][number], ..FINE };
+    let says =
+        |number: usize| Says { name: [b"a0", b"a1", b"a2", b"a3", b"a4", b"a5", b"a6", b"a7", b"a8"][number], ..FINE };
     let nine: Vec<Says> = (0..9).map(says).collect();
     assert_eq!(read(&nine[..8]).0.unwrap().ranges.len(), 8);
     let (_, findings) = read(&nine);
@@ -130,7 +131,8 @@ fn more_ranges_than_linux_has() {
 
 #[test]
 fn a_blob_that_is_no_tree_or_too_long() {
-    let blob = |bytes: &'static [u8]| planned(written(Geometry::K4, MADE_OF, |scope| scope.blob(bytes)), MemblockNode).1;
+    let blob =
+        |bytes: &'static [u8]| planned(written(Geometry::K4, MADE_OF, |scope| scope.blob(bytes)), MemblockNode).1;
     assert!(blob(&[0; 48])[0].starts_with("fdt-header:"), "{:?}", blob(&[0; 48]));
     assert!(blob(&[0; 65_537])[0].starts_with("too-large: blob-size at"), "{:?}", blob(&[0; 65_537]));
 }

@@ -110,12 +110,7 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
 }
 
 /// The folios of the array, without the holes: those cost a hostile writer nothing, so they cost no memory here.
-fn read_records<M: Memory>(
-    node: &Node<'_, M>,
-    area: &Area,
-    nr: u64,
-    pages: u64,
-) -> Result<Vec<(Folio, u64)>, Fault> {
+fn read_records<M: Memory>(node: &Node<'_, M>, area: &Area, nr: u64, pages: u64) -> Result<Vec<(Folio, u64)>, Fault> {
     let mut folios = Vec::new();
     area.each_record(node.memory(), nr, |number, record: abi::memfd::Folio| {
         let folio = read_record(node, &record, pages).map_err(|fault| fault.within(&format!("folios[{number}]")))?;
@@ -159,7 +154,9 @@ fn read_record<M: Memory>(
     let index = record.index.get();
     let fault = || Fault::new(Code::MemfdIndex).address(address).item("index").found(format_args!("{index:#x}"));
     if index & folio.order().pages().wrapping_sub(1) != 0 {
-        return Err(fault().expected(format_args!("a multiple of {:#x}, the pages of the folio", folio.order().pages())));
+        return Err(
+            fault().expected(format_args!("a multiple of {:#x}, the pages of the folio", folio.order().pages()))
+        );
     }
     // Its first page: the last folio may be larger than what is left of the file.
     if index >= pages {

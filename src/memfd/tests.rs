@@ -149,7 +149,10 @@ fn folios_that_lie() {
         "memfd-index: folios[1].index at 0x100000: found 0x2, expected a multiple of 0x4, the pages of the folio"
     );
     let beyond = one(|at| record(at, 8));
-    assert_eq!(beyond, "memfd-index: folios[1].index at 0x100000: found 0x8, expected below 0x8, the pages of the file");
+    assert_eq!(
+        beyond,
+        "memfd-index: folios[1].index at 0x100000: found 0x8, expected below 0x8, the pages of the file"
+    );
 }
 
 #[test]
@@ -291,11 +294,15 @@ fn records_of(memory: &dyn Memory, wire: &Memfd) -> (Area, Vec<abi::memfd::Folio
 fn what_we_write_is_what_linux_wrote_but_for_the_places() {
     let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/linux-7.2-x86_64");
     let Source::Image(linux) = Image::open(data.join("frozen.core")).unwrap() else { panic!() };
-    for (name, at, seals, pos) in
-        [("abc", 6_905_856, 0, 1234), ("2", 6_922_240, 6, 77), ("3", 6_950_912, 0, 0), ("ffffffffffffffff", 6_955_008, 0, 40960)]
-    {
+    for (name, at, seals, pos) in [
+        ("abc", 6_905_856, 0, 1234),
+        ("2", 6_922_240, 6, 77),
+        ("3", 6_950_912, 0, 0),
+        ("ffffffffffffffff", 6_955_008, 0, 40960),
+    ] {
         let theirs: Memfd = read_wire(&linux, PhysAddr::new(at)).unwrap();
-        let file = new_memfd(&std::fs::read(data.join("memfds").join(alloc::format!("vm-session.{name}"))).unwrap(), seals);
+        let file =
+            new_memfd(&std::fs::read(data.join("memfds").join(alloc::format!("vm-session.{name}"))).unwrap(), seals);
         rustix::fs::seek(&file, SeekFrom::Start(pos)).unwrap();
         let mut outgoing = Outgoing::new(ram(Geometry::K4));
         outgoing.preserve(NODE, &ByPages { file: file.as_fd(), order: Order::ZERO }).unwrap();

@@ -46,8 +46,5 @@ fn short_and_without_end() {
     assert!(fault.starts_with("text: previous_release at offset 0x4 at 0x100000: found \"xxx"), "{fault}");
     assert!(fault.ends_with("without a zero, expected a zero within 65 bytes"), "{fault}");
     let fault = read(73, |bytes| bytes[5] = 0xff).unwrap_err();
-    assert_eq!(
-        fault,
-        "text: previous_release at offset 0x4 at 0x100000: found \"7\\xff2.13\", expected UTF-8"
-    );
+    assert_eq!(fault, "text: previous_release at offset 0x4 at 0x100000: found \"7\\xff2.13\", expected UTF-8");
 }
