@@ -3,6 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::claims::Owned;
 use crate::abi::vmalloc::Descriptor;
 use crate::abi::{Plain, Wire};
 use crate::block;
@@ -38,10 +39,10 @@ impl Memory for Preserved<'_> {
     }
 }
 
-/// Who owns which page: one bit for each, and the ranges of each node.
+/// Who owns which page, and the ranges of each node.
 #[derive(Default)]
 pub(super) struct Owners {
-    owned: Bits,
+    owned: Owned,
     /// Path of each node and what it claimed, in the order of claiming.
     nodes: Vec<(String, Vec<PageRange>)>,
     conflicts: usize,
@@ -57,18 +58,19 @@ impl Owners {
         self.nodes.last().map(|(_, ranges)| ranges.as_slice()).unwrap_or_default()
     }
 
-    pub(super) const fn pages(&self) -> &Bits {
+    pub(super) const fn owned(&self) -> &Owned {
         &self.owned
     }
 
     /// Claims pages for the node that began last.
     pub(super) fn claim(&mut self, range: PageRange, geometry: Geometry) -> Result<(), Fault> {
-        let before = self.owned.insert_range(range.start().get(), range.count());
-        let conflict = (before != range.count()).then(|| self.conflict(range, geometry));
+        if !self.owned.insert(range) {
+            return Err(self.conflict(range, geometry));
+        }
         if let Some((_, ranges)) = self.nodes.last_mut() {
             ranges.push(range);
         }
-        conflict.map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Who else claimed a page of this range. Looking for it is work for each conflict, so that only the first ones

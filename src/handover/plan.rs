@@ -379,12 +379,12 @@ impl<M: Memory + 'static> Planner<'_, M> {
 
     fn unowned(&mut self, tree: &Tree, owners: &Owners) {
         // What was claimed is preserved, each page once: so the difference is what nobody claimed.
-        let pages = tree.pages().saturating_sub(owners.pages().len());
+        let pages = tree.pages().saturating_sub(owners.owned().pages());
         if pages == 0 {
             return;
         }
         let first = tree.ranges().find_map(|range| {
-            let page = owners.pages().next_clear(range.start().get())?;
+            let page = owners.owned().next_free(range.start().get())?;
             Pfn::new(page).filter(|page| range.contains(*page))
         });
         let at = first.map_or(0, |page| page.addr(tree.geometry()).get());

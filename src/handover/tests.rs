@@ -523,3 +523,22 @@ fn what_could_not_be_admitted_is_found_by_the_plan() {
         "owned-twice: at 0x101000: a page of the tree, which is preserved in pfn 0x101 order 0"
     );
 }
+
+#[test]
+fn a_bit_that_stands_for_half_of_all_pages_costs_no_more_than_a_bit() {
+    // The root FDT is in it, so it is claimed.
+    let all = Folio::new(Pfn::new(0).unwrap(), Order::MAX).unwrap();
+    let findings = empty(Geometry::K4, &[all], false);
+    assert_eq!(errors(&findings)[..3], [Code::PreservedTwice, Code::OwnedTwice, Code::Outside]);
+    let mut memory = ram(Geometry::K4);
+    let page = memory.alloc(Order::ZERO).unwrap().folio().addr(Geometry::K4);
+    let mut tree = crate::radix::Tree::new(Geometry::K4);
+    tree.add(all);
+    let map = tree.store(&mut memory).unwrap().root;
+    let mut fdt = Builder::new();
+    fdt.strings("compatible", &["kho-v4"]).unwrap();
+    fdt.u64_native("preserved-memory-map", map.get()).unwrap();
+    memory.poke(page, &fdt.finish().unwrap()).unwrap();
+    let findings = Incoming::new(memory, page).plan(&Registry::new()).findings().clone();
+    assert_eq!(errors(&findings), [Code::OwnedTwice, Code::Outside], "{findings}");
+}
