@@ -1,5 +1,7 @@
-//! A whole handover with a few of its bytes changed: planning ends without a panic, and what it calls fine restores.
+//! Hostile trees, and a whole handover with a few of its bytes changed: planning ends without a panic and costs no more
+//! than the input, and what it calls fine restores.
 
+use alloc::string::ToString as _;
 use alloc::vec::Vec;
 use std::os::fd::AsFd as _;
 use std::sync::LazyLock;
@@ -14,12 +16,13 @@ use crate::abi::{kexec_metadata, memblock, memfd};
 use crate::compat::{Compat, CompatList};
 use crate::fdt::Builder;
 use crate::luo::LuoNode;
-use crate::mem::{Frames as _, Geometry, Memory as _, Order, PhysAddr, Ram};
+use crate::mem::{Folio, Frames as _, Geometry, Memory as _, Order, Pfn, PhysAddr, Ram};
 use crate::memblock::MemblockNode;
 use crate::memfd::{ByPages, MemfdNode};
 use crate::metadata::MetadataNode;
 use crate::payload::{Bytes, BytesNode, RECORDS_USE, Records, RecordsNode};
-use crate::report::{Fault, Findings};
+use crate::radix::Tree;
+use crate::report::{Code, Fault, Findings};
 use crate::selftest::{Payload, Rule, SelfTest};
 use crate::{luo, metadata};
 
@@ -204,6 +207,74 @@ fn change() -> impl Strategy<Value = Change> {
         2 => (any::<prop::sample::Index>(), low).prop_map(|(page, low)| How::Page(page, low)),
     ];
     (any::<prop::sample::Index>(), how).prop_map(|(place, how)| Change { place, how })
+}
+
+fn codes(findings: &Findings) -> Vec<Code> {
+    findings.kept().iter().map(|finding| finding.fault.code()).collect()
+}
+
+/// A handover of no nodes whose tree has these blocks and, when told to, its own root.
+fn empty(geometry: Geometry, blocks: &[Folio], its_own: bool) -> Findings {
+    let mut memory = ram(geometry);
+    let page = memory.alloc(Order::ZERO).unwrap().folio();
+    let store = |memory: &mut Ram, more: &[Folio]| {
+        let mut tree = Tree::new(geometry);
+        tree.add(page);
+        for folio in blocks.iter().chain(more) {
+            tree.add(*folio);
+        }
+        tree.store(memory).unwrap().root
+    };
+    let map = if its_own {
+        // The same pages are handed out again when a tree is written anew.
+        let first = Folio::page(Pfn::new(page.pfn().get() + 1).unwrap());
+        store(&mut memory, &[first])
+    } else {
+        store(&mut memory, &[])
+    };
+    let mut fdt = Builder::new();
+    fdt.strings("compatible", ["kho-v4"]).unwrap();
+    fdt.u64_native("preserved-memory-map", map.get()).unwrap();
+    let at = page.addr(geometry);
+    memory.poke(at, &fdt.finish().unwrap()).unwrap();
+    Incoming::new(memory, at).plan(&Registry::new()).findings().clone()
+}
+
+#[test]
+fn what_could_not_be_admitted_is_found_by_the_plan() {
+    let folio = |pfn, order| Folio::new(Pfn::new(pfn).unwrap(), Order::new(order).unwrap()).unwrap();
+    assert!(empty(Geometry::K4, &[], false).is_empty());
+    let findings = empty(Geometry::K4, &[folio(0x10ff, 0), folio(0x2000, 3)], false);
+    let text = "error: /: outside: preserved block at 0x2000000: found 0x2000000..0x2008000, expected inside the memory \
+                that was handed over";
+    assert_eq!(findings.kept()[0].to_string(), text);
+    assert_eq!(codes(&empty(Geometry::K4, &[folio(0xff, 0)], false)), [Code::Outside, Code::Unowned]);
+    assert_eq!(codes(&empty(Geometry::K4, &[folio(0x1100, 0)], false)), [Code::Outside, Code::Unowned]);
+    let findings = empty(Geometry::K4, &[], true);
+    assert_eq!(codes(&findings), [Code::OwnedTwice, Code::Unowned]);
+    assert_eq!(
+        findings.kept()[0].fault.to_string(),
+        "owned-twice: at 0x101000: a page of the tree, which is preserved in pfn 0x101 order 0"
+    );
+}
+
+#[test]
+fn a_bit_that_stands_for_half_of_all_pages_costs_no_more_than_a_bit() {
+    // The root FDT is in it, so it is claimed.
+    let all = Folio::new(Pfn::new(0).unwrap(), Order::MAX).unwrap();
+    let findings = empty(Geometry::K4, &[all], false);
+    assert_eq!(codes(&findings)[..3], [Code::PreservedTwice, Code::OwnedTwice, Code::Outside]);
+    let mut memory = ram(Geometry::K4);
+    let page = memory.alloc(Order::ZERO).unwrap().folio().addr(Geometry::K4);
+    let mut tree = Tree::new(Geometry::K4);
+    tree.add(all);
+    let map = tree.store(&mut memory).unwrap().root;
+    let mut fdt = Builder::new();
+    fdt.strings("compatible", ["kho-v4"]).unwrap();
+    fdt.u64_native("preserved-memory-map", map.get()).unwrap();
+    memory.poke(page, &fdt.finish().unwrap()).unwrap();
+    let findings = Incoming::new(memory, page).plan(&Registry::new()).findings().clone();
+    assert_eq!(codes(&findings), [Code::OwnedTwice, Code::Outside], "{findings}");
 }
 
 static TAKEN: LazyLock<[Taken; 2]> = LazyLock::new(|| [Taken::make(Geometry::K4), Taken::make(Geometry::K16)]);

@@ -458,7 +458,8 @@ fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declare
 fn whole_pages(range: PhysRange, tree: &Tree) -> Result<PageRange, Fault> {
     let geometry = tree.geometry();
     let fault = |code| Fault::new(code).address(range.start().get()).found(range);
-    if range.start().get() % geometry.page_size() != 0 || range.size() % geometry.page_size() != 0 {
+    let whole = |bytes: u64| bytes.is_multiple_of(geometry.page_size());
+    if !whole(range.start().get()) || !whole(range.size()) {
         return Err(fault(Code::Unaligned).expected("whole pages"));
     }
     Pfn::new(range.start().get() >> geometry.page_shift())
