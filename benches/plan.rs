@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kho::compat::{Compat, CompatList};
 use kho::handover::{Incoming, Outgoing, Registry, Verdict};
 use kho::mem::{Frame, Frames as _, Memory as _, Order, PhysAddr};
-use kho::payload::{ARRAY_USE, Array, ArrayNode};
+use kho::payload::{ARRAY_USE, Array, ArrayNode, RECORDS_USE, Records, RecordsNode};
 use kho::transport::Bundle;
 use kho_benches::{Contest, quick};
 
@@ -93,7 +93,29 @@ fn plan(handover: &Handover) {
     black_box(plan);
 }
 
+const TABLE_IS: CompatList<'static> = CompatList::new(Compat::new("bench-table", 1), RECORDS_USE);
+
+/// A table of fixed-size records, planned, beside copying as many bytes.
+fn table(count: usize) {
+    let records: Vec<[u8; 40]> = (0..count).map(|number| [number as u8; 40]).collect();
+    let mut outgoing = Outgoing::new(Bundle::new(1 << 30).unwrap());
+    outgoing.preserve("table", &Records { made_of: TABLE_IS, records: &records }).unwrap();
+    let (memory, root) = outgoing.finish().unwrap().into_parts();
+    let memory: &'static Bundle = Box::leak(Box::new(memory));
+    let mut contest = Contest::new(format!("plan: a table of {count} records of 40 bytes, per record"), count as u64);
+    contest.entry("kho, the whole plan", || {
+        let mut registry: Registry<&'static Bundle> = Registry::new();
+        let _handle = registry.read("table", RecordsNode::<[u8; 40]>::new(TABLE_IS));
+        let plan = Incoming::new(memory, root.start()).plan(&registry);
+        assert_eq!(plan.verdict(), Verdict::Fine);
+        black_box(plan);
+    });
+    contest.entry("copying as many bytes in memory", || drop(black_box(records.clone())));
+    contest.run();
+}
+
 fn main() {
+    table(100_000);
     let (nodes, pages) = if quick() { (100, 100_000) } else { (1_000, 1_000_000) };
     let handover = handover(nodes, pages);
     let before = NOW.load(Ordering::Relaxed);

@@ -37,13 +37,17 @@ pub mod files;
 pub mod handover;
 #[cfg(all(feature = "std", feature = "serde"))]
 pub mod inspect;
+pub mod luo;
 pub mod mem;
+pub mod memblock;
 pub mod memfd;
+pub mod metadata;
 mod num;
 pub mod payload;
 pub mod radix;
 pub mod report;
 pub mod selftest;
+pub mod text;
 mod trace;
 #[cfg(feature = "std")]
 pub mod transport;

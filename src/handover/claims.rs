@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::mem::{Bits, Folio, Geometry, Order, PageRange, Pfn};
+use crate::radix::Tree;
 use crate::report::{Code, Fault};
 
 /// Blocks of this order and above are kept as blocks, smaller ones as the bits of their pages: so that what a claim
@@ -92,11 +93,28 @@ impl Owners {
             self.small.insert_range(block.pfn().get(), pages)
         };
         self.pages = self.pages.saturating_add(new);
-        let conflict = (new != pages).then(|| self.conflict(block, geometry));
+        if new != pages {
+            return Err(self.conflict(block, geometry));
+        }
         if let Some((_, claims)) = self.nodes.last_mut() {
             claims.push(Claim::new(block));
         }
-        conflict.map_or(Ok(()), Err)
+        Ok(())
+    }
+
+    /// Claims the preserved blocks that these pages are in, each whole, for the node that began last. So every claim is
+    /// a block of the tree, and two owners of one page are two claims of one block.
+    pub(super) fn claim_range(&mut self, range: PageRange, tree: &Tree) -> Result<(), Fault> {
+        if !tree.covers(range) {
+            return Err(not_preserved(range, tree));
+        }
+        let mut page = range.start().get();
+        while page < range.end() {
+            let Some(block) = Pfn::new(page).and_then(|page| tree.holder(page)) else { break };
+            self.claim(block, tree.geometry())?;
+            page = block.range().end();
+        }
+        Ok(())
     }
 
     /// Who else claimed a page of this block. Looking for it is work for each conflict, so that only the first ones
@@ -114,6 +132,14 @@ impl Owners {
             None => fault.found(format_args!("{bytes}, of which another owner has a page")),
         }
     }
+}
+
+/// Says which range is not preserved as a whole.
+pub(super) fn not_preserved(range: PageRange, tree: &Tree) -> Fault {
+    let bytes = range.bytes(tree.geometry());
+    Fault::new(Code::NotPreserved)
+        .address(bytes.start().get())
+        .found(format_args!("{bytes}, of which a page is not preserved"))
 }
 
 /// Sorts, joins neighbours and drops the empty ones. Ranges that overlap are joined too.
@@ -153,6 +179,35 @@ mod tests {
 
     fn ranges(list: &[(u64, u64)]) -> Vec<PageRange> {
         list.iter().map(|&(start, count)| PageRange::new(Pfn::new(start).unwrap(), count).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_block_has_one_owner_and_large_ones_cost_nothing() {
+        let block = |pfn: u64, order: u32| Folio::new(Pfn::new(pfn).unwrap(), Order::new(order).unwrap()).unwrap();
+        let mut tree = Tree::new(Geometry::K4);
+        let blocks = [block(1 << 46, 46), block(0, 3), block(8, 0), block(64, 6), block(1 << 20, 5)];
+        blocks.iter().for_each(|&block| assert!(tree.add(block)));
+        let mut owners = Owners::default();
+        owners.begin("/one");
+        for block in blocks {
+            owners.claim(block, Geometry::K4).unwrap();
+        }
+        assert_eq!(owners.pages(), tree.pages());
+        assert_eq!(owners.claimed_pages(), tree.pages());
+        assert_eq!(
+            owners.claimed().collect::<Vec<_>>(),
+            ranges(&[(0, 9), (64, 64), (1 << 20, 32), (1 << 46, 1 << 46)])
+        );
+        owners.begin("/two");
+        for block in blocks {
+            let fault = owners.claim(block, Geometry::K4).unwrap_err();
+            assert_eq!(fault.code(), Code::OwnedTwice);
+            assert!(fault.found_text().ends_with("of which /one owns a page"), "{fault}");
+        }
+        let range = |start, count| ranges(&[(start, count)])[0];
+        assert_eq!(owners.claim_range(range(70, 1), &tree).unwrap_err().code(), Code::OwnedTwice);
+        assert_eq!(owners.claim_range(range(9, 1), &tree).unwrap_err().code(), Code::NotPreserved);
+        assert!(owners.owns(block(64, 6)) && !owners.owns(block(128, 6)));
     }
 
     #[test]

@@ -15,12 +15,16 @@
 #![allow(clippy::result_large_err, reason = "what fails gives the handover back, which is as large as what succeeds")]
 
 mod claims;
+#[cfg(all(test, feature = "std"))]
+mod flipped;
 mod incoming;
 mod node;
 #[cfg(feature = "write")]
 mod outgoing;
 mod plan;
 mod registry;
+#[cfg(all(test, feature = "write"))]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

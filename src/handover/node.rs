@@ -8,7 +8,7 @@ use crate::abi::{Plain, Wire};
 use crate::block;
 use crate::mem::{Bits, Folio, Geometry, MemError, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::num::{u64_of, usize_of};
-use crate::radix::{Nodes, Tree};
+use crate::radix::Tree;
 use crate::report::{Code, Fault, Findings};
 use crate::vmalloc::Area;
 
@@ -53,6 +53,8 @@ pub struct Node<'a, M> {
     /// Pages of the lists that were read, of all nodes: so that lists that share pages cost linear time.
     pub(super) taken: &'a mut Bits,
     pub(super) findings: &'a mut Findings,
+    /// Which part of the node is being read; empty outside of [`Node::part`].
+    pub(super) part: String,
 }
 
 impl<'a, M: Memory> Node<'a, M> {
@@ -156,34 +158,47 @@ impl<'a, M: Memory> Node<'a, M> {
         Ok(())
     }
 
-    /// Says that the node owns this block, which must have been preserved exactly so.
+    /// Says that the node owns this block, which must have been preserved exactly so. What is wrong with it is reported,
+    /// and the check goes on.
     pub fn claim(&mut self, folio: Folio) {
-        if !self.tree.contains(folio) {
-            let at = folio.addr(self.geometry()).get();
-            let fault = match self.tree.holder(folio.pfn()) {
-                None => Fault::new(Code::NotPreserved).found(format_args!("{folio}, which is not preserved")),
-                Some(other) => Fault::new(Code::PreservedOtherwise)
-                    .found(format_args!("preserved as {other}"))
-                    .expected(format_args!("{folio}")),
-            };
-            self.report(fault.address(at));
-            // Nobody else has a right to it either, but one finding for one block is enough.
-            return;
+        if let Err(fault) = self.try_claim(folio) {
+            self.report(fault);
         }
-        self.own(folio);
+    }
+
+    /// Like [`Node::claim`], for who must not go on: reading a block again for every owner that it has costs more than
+    /// the input justifies.
+    ///
+    /// # Errors
+    /// [`Code::NotPreserved`], [`Code::PreservedOtherwise`], [`Code::OwnedTwice`].
+    pub fn try_claim(&mut self, folio: Folio) -> Result<(), Fault> {
+        if self.tree.contains(folio) {
+            return self.owners.claim(folio, self.tree.geometry());
+        }
+        // Nobody else has a right to it either, but one finding for one block is enough.
+        let fault = match self.tree.holder(folio.pfn()) {
+            None => Fault::new(Code::NotPreserved).found(format_args!("{folio}, which is not preserved")),
+            Some(other) => Fault::new(Code::PreservedOtherwise)
+                .found(format_args!("preserved as {other}"))
+                .expected(format_args!("{folio}")),
+        };
+        Err(fault.address(folio.addr(self.geometry()).get()))
     }
 
     /// Copies and checks a vmalloc area, and claims its chunks and its blocks.
     ///
     /// # Errors
-    /// As [`Area::load`].
+    /// As [`Area::load`], and for the first block that cannot be claimed: an area whose blocks are all its own is not
+    /// larger than what was preserved.
     pub fn area(&mut self, descriptor: &Descriptor) -> Result<Area, Fault> {
         let loaded = Area::load(&self.view, descriptor, self.taken)?;
         self.claim_pages(loaded.chunks);
+        let mut first = Ok(());
         for block in loaded.area.folios() {
-            self.claim(block);
+            let claimed = self.try_claim(block);
+            first = first.and(claimed);
         }
-        Ok(loaded.area)
+        first.map(|()| loaded.area)
     }
 
     /// Copies and checks a block set of so many records, and claims its pages.
@@ -191,7 +206,19 @@ impl<'a, M: Memory> Node<'a, M> {
     /// # Errors
     /// As [`block::load`].
     pub fn records<R: Plain>(&mut self, first: u64, count: u64) -> Result<Vec<R>, Fault> {
-        let loaded = block::load(&self.view, PhysAddr::new(first), Some(count), self.taken)?;
+        self.block_set(first, Some(count))
+    }
+
+    /// Copies and checks a block set whose owner does not say how many records it has, and claims its pages.
+    ///
+    /// # Errors
+    /// As [`block::load`].
+    pub fn all_records<R: Plain>(&mut self, first: u64) -> Result<Vec<R>, Fault> {
+        self.block_set(first, None)
+    }
+
+    fn block_set<R: Plain>(&mut self, first: u64, count: Option<u64>) -> Result<Vec<R>, Fault> {
+        let loaded = block::load(&self.view, PhysAddr::new(first), count, self.taken)?;
         self.claim_pages(loaded.blocks);
         Ok(loaded.records)
     }
@@ -214,28 +241,29 @@ impl<'a, M: Memory> Node<'a, M> {
     }
 
     /// Says that the node owns these pages, in whatever blocks they were preserved: for ranges that Linux splits
-    /// itself.
+    /// itself. What is wrong with it is reported.
     pub fn claim_range(&mut self, range: PageRange) {
-        if self.tree.covers(range) {
-            crate::radix::split(range, &Nodes::NONE).for_each(|block| self.own(block));
-        } else {
-            let bytes = range.bytes(self.geometry());
-            self.report(
-                Fault::new(Code::NotPreserved)
-                    .address(bytes.start().get())
-                    .found(format_args!("{bytes}, of which a page is not preserved")),
-            );
+        if let Err(fault) = self.owners.claim_range(range, self.tree) {
+            self.report(fault);
         }
     }
 
     /// Reports something that is wrong and goes on. The plan refuses when it is an error.
     pub fn report(&mut self, fault: Fault) {
+        let fault = if self.part.is_empty() { fault } else { fault.within(&self.part) };
         self.findings.add(self.path, fault);
     }
 
-    fn own(&mut self, block: Folio) {
-        if let Err(fault) = self.owners.claim(block, self.tree.geometry()) {
-            self.report(fault);
+    /// Reads a part of the node, such as `files[7]`: all that is reported meanwhile is told with that name in front,
+    /// also the fault by which it ends, and the check goes on with the next part.
+    pub fn part<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Option<T> {
+        let outer = self.part.len();
+        if outer > 0 {
+            self.part.push('.');
         }
+        self.part.push_str(name);
+        let result = read(self).map_err(|fault| self.report(fault)).ok();
+        self.part.truncate(outer);
+        result
     }
 }

@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::claims::Owners;
+use super::claims::{Owners, not_preserved};
 use super::incoming::{Incoming, Restored, read_root};
 use super::node::Node;
 use super::registry::{CheckedStep, Registry, Strangers};
@@ -13,7 +13,7 @@ use crate::abi::kho;
 use crate::compat::{Compat, CompatVec, Reads};
 use crate::fdt::{self, Fdt, Property};
 use crate::mem::{Bits, Claim, Geometry, Memory, PageRange, Pfn, PhysAddr, PhysRange};
-use crate::radix::{self, Nodes, Tree};
+use crate::radix::{self, Tree};
 use crate::report::{Code, Fault, Findings};
 use crate::trace::Stopwatch;
 
@@ -197,6 +197,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         if let Err(fault) = loaded.tree.check_disjoint() {
             self.findings.add("/", fault);
         }
+        self.placed(&loaded);
         let mut owners = Owners::default();
         owners.begin("/");
         self.claim_root(&loaded.tree, bytes.len(), &mut owners);
@@ -206,6 +207,30 @@ impl<M: Memory + 'static> Planner<'_, M> {
         self.missing();
         self.unowned(&loaded.tree, &owners);
         Ok(loaded)
+    }
+
+    /// Whether the memory can be rebuilt from the tree: what would fail in [`Claim::admit`] is found before.
+    fn placed(&mut self, loaded: &radix::Loaded) {
+        let (tree, memory) = (&loaded.tree, &self.incoming.memory);
+        let geometry = tree.geometry();
+        let node = loaded.nodes.iter().filter_map(Pfn::new).find_map(|page| Some((page, tree.holder(page)?)));
+        if let Some((page, folio)) = node {
+            let fault = Fault::new(Code::OwnedTwice).address(page.addr(geometry).get());
+            self.findings.add("/", fault.found(format_args!("a page of the tree, which is preserved in {folio}")));
+        }
+        let inside = |bytes: &PhysRange| {
+            let next = memory.extents().partition_point(|extent| extent.start() <= bytes.start());
+            let extent = next.checked_sub(1).and_then(|last| memory.extents().get(last));
+            extent.is_some_and(|extent| extent.contains(bytes.start(), bytes.size()))
+        };
+        // Of memory in one piece the ends say it all; going through a million ranges takes longer than the rest of a plan.
+        if !memory.is_whole() || tree.span().is_none_or(|span| inside(&span.bytes(geometry))) {
+            return;
+        }
+        if let Some(bytes) = tree.ranges().map(|range| range.bytes(geometry)).find(|bytes| !inside(bytes)) {
+            let fault = Fault::new(Code::Outside).address(bytes.start().get()).item("preserved block");
+            self.findings.add("/", fault.found(bytes).expected("inside the memory that was handed over"));
+        }
     }
 
     /// The root FDT is preserved like everything else; without that the next kernel would hand its page out.
@@ -291,10 +316,14 @@ impl<M: Memory + 'static> Planner<'_, M> {
             owners,
             taken: &mut self.taken,
             findings: self.findings,
+            part: String::new(),
         };
         match component.check(&mut node) {
             Ok(checked) => {
-                self.compare_mem(declared, tree, owners);
+                // What could not be read was not claimed either: one finding for it is enough.
+                if self.findings.errors() == errors {
+                    self.compare_mem(declared, tree, owners);
+                }
                 self.steps.push(Step { slot, path: declared.path.clone(), checked });
             }
             Err(fault) => self.findings.add(&declared.path, fault),
@@ -305,12 +334,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
     /// A node that nobody looks into owns what it says.
     fn own_declared(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) {
         for range in declared.mem(tree.geometry()) {
-            let owned = range.and_then(|range| {
-                if !tree.covers(range) {
-                    return Err(not_preserved(range, tree));
-                }
-                radix::split(range, &Nodes::NONE).try_for_each(|block| owners.claim(block, tree.geometry()))
-            });
+            let owned = range.and_then(|range| owners.claim_range(range, tree));
             if let Err(fault) = owned {
                 self.findings.add(&declared.path, fault.item(kho::MEM));
             }
@@ -382,13 +406,6 @@ impl<M: Memory + 'static> Planner<'_, M> {
     }
 }
 
-fn not_preserved(range: PageRange, tree: &Tree) -> Fault {
-    let bytes = range.bytes(tree.geometry());
-    Fault::new(Code::NotPreserved)
-        .address(bytes.start().get())
-        .found(format_args!("{bytes}, of which a page is not preserved"))
-}
-
 /// Holds the string list of a blob against the one version that its reader takes, as Linux does: any entry that is
 /// right makes it right, and what the other entries say is nothing.
 ///
@@ -405,7 +422,10 @@ pub(crate) fn match_any(value: &[u8], expected: Compat<'static>) -> Result<(), F
         }
     }
     Err(fault.unwrap_or_else(|| {
-        Fault::new(Code::ComponentUnknown).found(String::from_utf8_lossy(value).escape_default()).expected(expected)
+        // A list may fill its tree; its start says enough.
+        let text = value.strip_suffix(&[0]).unwrap_or(value);
+        let text = text.get(..64).unwrap_or(text);
+        Fault::new(Code::ComponentUnknown).found(text.escape_ascii()).expected(expected)
     }))
 }
 

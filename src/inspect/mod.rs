@@ -285,8 +285,8 @@ fn check_root(fdt: &Fdt<'_>, findings: &mut Findings) {
 fn check_nodes(fdt: &Fdt<'_>, geometry: Geometry, findings: &mut Findings) {
     for node in fdt.root().children() {
         let path = format!("/{}", String::from_utf8_lossy(node.name()));
-        let checked = declared(&node, &path)
-            .and_then(|declared| declared.mem(geometry).try_for_each(|range| range.map(drop)));
+        let checked =
+            declared(&node, &path).and_then(|declared| declared.mem(geometry).try_for_each(|range| range.map(drop)));
         if let Err(fault) = checked {
             findings.add(&path, fault);
         }

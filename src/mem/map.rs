@@ -72,37 +72,6 @@ impl Region {
         NonNull::new(start.cast()).map(|start| Region { start, len }).ok_or(rustix::io::Errno::NOMEM)
     }
 
-    /// Puts `len` bytes of the file at `offset` into the place `at` bytes from the start. After an error the region is
-    /// to be [abandoned](Region::abandon).
-    fn place(&mut self, at: usize, len: usize, fd: BorrowedFd<'_>, offset: u64) -> rustix::io::Result<()> {
-        if len == 0 || at.checked_add(len).is_none_or(|end| end > self.len) {
-            return Err(rustix::io::Errno::INVAL);
-        }
-        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
-        // SAFETY: MAP_FIXED replaces exactly the bytes at..at + len of this region, checked above to be inside it. They
-        // are ours alone and, as we have `&mut self`, nobody has a slice of them.
-        unsafe {
-            let start = self.start.as_ptr().wrapping_add(at);
-            mmap(start.cast(), len, prot, flags | MapFlags::FIXED, fd, offset)?;
-        }
-        Ok(())
-    }
-
-    /// Unmaps all but `len` bytes from `at` on, which [`Region::place`] failed to replace. Whether the reservation is
-    /// still there is not known: the kernel may have removed it before it failed, and another thread may have got the
-    /// addresses since. To leave them alone costs address space at most; to unmap them could take somebody's memory.
-    fn abandon(self, at: usize, len: usize) {
-        let this = ManuallyDrop::new(self);
-        let end = at.saturating_add(len).min(this.len);
-        for (from, to) in [(0, at.min(end)), (end, this.len)] {
-            if from < to {
-                // SAFETY: inside of what mmap gave us, apart from the bytes that may not be ours any more; the region
-                // is consumed, so nobody has a slice of it.
-                let _ = unsafe { munmap(this.start.as_ptr().wrapping_add(from).cast(), to.wrapping_sub(from)) };
-            }
-        }
-    }
-
     /// The address of `len` bytes from `at` on, if they are inside.
     fn part(&self, at: u64, len: u64) -> Option<NonNull<u8>> {
         let end = at.checked_add(len)?;
@@ -124,6 +93,53 @@ impl Region {
     unsafe fn slice_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `slice`.
         unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// Mappings that are placed one behind the other where nothing is. What is placed is unmapped when it is dropped.
+///
+/// The kernel refuses to place one over anything else (`MAP_FIXED_NOREPLACE`): so nothing has to be reserved before,
+/// which costs a split of the reservation for each block, and nothing of anybody else can be replaced.
+struct Row {
+    start: NonNull<u8>,
+    placed: usize,
+    total: usize,
+}
+
+impl Row {
+    /// Looks for so many bytes of free addresses.
+    fn begin(total: usize) -> rustix::io::Result<Row> {
+        let found = Region::anonymous(total, ProtFlags::empty())?;
+        Ok(Row { start: found.start, placed: 0, total })
+    }
+
+    /// Maps `len` bytes of the file at `offset` behind what is placed.
+    fn place(&mut self, len: usize, fd: BorrowedFd<'_>, offset: u64) -> rustix::io::Result<()> {
+        let end = self.placed.checked_add(len).filter(|&end| len > 0 && end <= self.total);
+        let end = end.ok_or(rustix::io::Errno::INVAL)?;
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
+        let at = self.start.as_ptr().wrapping_add(self.placed).cast();
+        // SAFETY: MAP_FIXED_NOREPLACE touches no mapping that exists. A kernel before 4.17 takes the address as a hint
+        // only and may return another one, which is ours then and is given back.
+        let got = unsafe { mmap(at, len, prot, flags | MapFlags::FIXED_NOREPLACE, fd, offset)? };
+        if got != at {
+            drop(Region::own(got, len)?);
+            return Err(rustix::io::Errno::EXIST);
+        }
+        self.placed = end;
+        Ok(())
+    }
+
+    /// All that was placed, as one region.
+    fn finish(self) -> Region {
+        let row = ManuallyDrop::new(self);
+        Region { start: row.start, len: row.placed }
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        drop(Region { start: self.start, len: self.placed });
     }
 }
 
@@ -238,17 +254,20 @@ impl Arena {
     }
 
     fn map_runs(&self, runs: &[Run], total: usize) -> rustix::io::Result<Region> {
-        let mut region = Region::anonymous(total, ProtFlags::empty())?;
-        let mut at = 0_usize;
-        for run in runs {
-            let len = usize_of(run.len);
-            if let Err(error) = region.place(at, len, self.fd.as_fd(), run.offset) {
-                region.abandon(at, len);
-                return Err(error);
-            }
-            at = at.saturating_add(len);
+        if total == 0 {
+            return Ok(Region::EMPTY);
         }
-        Ok(region)
+        // Another thread may take the addresses before we are through; then others are tried.
+        let mut tries = 0;
+        loop {
+            let mut row = Row::begin(total)?;
+            let placed = runs.iter().try_for_each(|run| row.place(usize_of(run.len), self.fd.as_fd(), run.offset));
+            match placed {
+                Ok(()) => return Ok(row.finish()),
+                Err(rustix::io::Errno::EXIST) if tries < 3 => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The blocks as runs of the memfd, neighbours joined.

@@ -110,6 +110,12 @@ pub trait Memory {
     /// The ranges that can be read, sorted and disjoint.
     fn extents(&self) -> &[PhysRange];
 
+    /// Whether the extents are all the memory that there is, so that what was preserved must be in them. A dump may lack
+    /// some of its machine.
+    fn is_whole(&self) -> bool {
+        false
+    }
+
     /// Copies the bytes from `at` on into `to`, all of them or none.
     ///
     /// # Errors
@@ -180,6 +186,9 @@ impl<M: Memory + ?Sized> Memory for &M {
     }
     fn extents(&self) -> &[PhysRange] {
         (**self).extents()
+    }
+    fn is_whole(&self) -> bool {
+        (**self).is_whole()
     }
     fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
         (**self).read(at, to)

@@ -100,6 +100,10 @@ impl Memory for Ram {
         &self.extents
     }
 
+    fn is_whole(&self) -> bool {
+        true
+    }
+
     fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
         self.inside(at, u64_of(to.len()))?;
         let size = self.geometry().page_size();
@@ -178,6 +182,28 @@ impl Claim for Ram {
             self.frames.release(pages);
         }
         Ok(inherited.unclaimed_pages())
+    }
+}
+
+#[cfg(feature = "std")]
+impl super::Pour for Ram {
+    fn pour(&self, at: PhysAddr, len: u64, file: std::os::fd::BorrowedFd<'_>, offset: u64) -> Result<(), MemError> {
+        self.inside(at, len)?;
+        let mut piece = vec![0; usize_of(len.min(256 << 10))];
+        let mut done = 0_u64;
+        while done < len {
+            let want = usize_of(len.saturating_sub(done)).min(piece.len());
+            let Some(piece) = piece.get_mut(..want) else { break };
+            let from = PhysAddr::new(at.get().saturating_add(done));
+            self.read(from, piece)?;
+            super::file::write_at(file, offset.saturating_add(done), piece).map_err(|error| MemError::Io {
+                at: from,
+                len: u64_of(piece.len()),
+                reason: error.to_string(),
+            })?;
+            done = done.saturating_add(u64_of(piece.len()));
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use alloc::vec::Vec;
 
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::fs::{MemfdFlags, Mode, SealFlags, SeekFrom};
 use zerocopy::IntoBytes as _;
 
 use super::{MADE_OF, MAX_PAGES, MemfdNode, Pages};
@@ -18,6 +18,11 @@ use crate::vmalloc;
 
 /// Bytes that are copied at a time: fits a cache, and is few system calls for a megabyte.
 const PIECE: usize = 256 << 10;
+
+/// `F_SEAL_EXEC`.
+const EXEC: u32 = 0x20;
+/// `F_SEAL_SHRINK`, `GROW`, `WRITE` and `FUTURE_WRITE`.
+const WRITES: u32 = 0x1e;
 
 /// A memfd to be handed over by value: its bytes are copied into the handover's memory in folios of at most that order.
 ///
@@ -144,6 +149,11 @@ impl<M: Pour> Component<M> for MemfdNode {
         rustix::fs::ftruncate(&fd, file.size).map_err(system("ftruncate"))?;
         for (from, offset, len) in file.runs(memory.geometry()) {
             memory.pour(from, len, fd.as_fd(), offset)?;
+        }
+        if file.seals & EXEC != 0 && file.seals & WRITES != WRITES {
+            // Sealing what may be executed adds all of these: so this file was not to be executed, and must not be now,
+            // or it could not be written any more.
+            rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o666)).map_err(system("fchmod"))?;
         }
         rustix::fs::seek(&fd, SeekFrom::Start(file.pos)).map_err(system("lseek"))?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::from_bits_retain(file.seals)).map_err(system("F_ADD_SEALS"))?;

@@ -7,6 +7,8 @@
 
 #[cfg(feature = "std")]
 mod carry;
+#[cfg(all(test, feature = "std"))]
+mod tests;
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -15,7 +17,8 @@ use crate::abi;
 use crate::abi::memfd::{COMPAT, FOLIO_FLAGS, Memfd, PFN_BITS, SEALS};
 use crate::compat::CompatList;
 use crate::handover::{Check, Node};
-use crate::mem::{Folio, Geometry, Memory, PhysAddr};
+use crate::mem::{Folio, Memory, PhysAddr};
+use crate::num::u64_of;
 use crate::report::{Code, Fault};
 use crate::vmalloc::Area;
 
@@ -30,6 +33,7 @@ pub const MAX_PAGES: u64 = 0xffff_ffff;
 
 /// A memfd that was read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Pages {
     /// File position in bytes.
     pub pos: u64,
@@ -73,10 +77,21 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
     }
     let mut file = Pages { pos: wire.pos.get(), size, seals, folios: Vec::new() };
     if nr == 0 {
-        return Ok(file);
+        return match wire.folios.first.get() {
+            0 => Ok(file),
+            first => Err(fault(Code::MemfdSize, "folios")
+                .found(format_args!("an array at {first:#x}"))
+                .expected("none, for no folios")),
+        };
     }
     let area = node.area(&wire.folios).map_err(|fault| fault.within("folios"))?;
-    let mut records = read_records(node, &area, nr)?;
+    let room = area.bytes(geometry).checked_div(u64_of(size_of::<abi::memfd::Folio>())).unwrap_or(0);
+    if nr > room {
+        return Err(fault(Code::MemfdSize, "nr_folios")
+            .found(nr)
+            .expected(format_args!("at most {room}, what the array holds")));
+    }
+    let mut records = read_records(node, &area, nr, pages)?;
     records.sort_unstable_by_key(|&(_, index)| index);
     let mut end = 0;
     for &(folio, index) in &records {
@@ -94,26 +109,23 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
     Ok(file)
 }
 
-fn read_records<M: Memory>(node: &Node<'_, M>, area: &Area, nr: u64) -> Result<Vec<(Folio, u64)>, Fault> {
-    let geometry = node.geometry();
-    let records: Vec<abi::memfd::Folio> =
-        area.read_records(node.memory(), nr).map_err(|fault| fault.item("nr_folios"))?;
-    let mut folios = Vec::with_capacity(records.len());
-    for (number, record) in records.iter().enumerate() {
-        if let Some(folio) =
-            read_record(node, record, geometry).map_err(|fault| fault.within(&format!("folios[{number}]")))?
-        {
-            folios.push(folio);
-        }
-    }
+/// The folios of the array, without the holes: those cost a hostile writer nothing, so they cost no memory here.
+fn read_records<M: Memory>(node: &Node<'_, M>, area: &Area, nr: u64, pages: u64) -> Result<Vec<(Folio, u64)>, Fault> {
+    let mut folios = Vec::new();
+    area.each_record(node.memory(), nr, |number, record: abi::memfd::Folio| {
+        let folio = read_record(node, &record, pages).map_err(|fault| fault.within(&format!("folios[{number}]")))?;
+        folios.extend(folio);
+        Ok(())
+    })?;
     Ok(folios)
 }
 
 fn read_record<M: Memory>(
     node: &Node<'_, M>,
     record: &abi::memfd::Folio,
-    geometry: Geometry,
+    pages: u64,
 ) -> Result<Option<(Folio, u64)>, Fault> {
+    let geometry = node.geometry();
     let word = record.pfn_flags.get();
     let (number, flags) = (word & (1_u64 << PFN_BITS).wrapping_sub(1), word >> PFN_BITS);
     if number == 0 {
@@ -140,12 +152,15 @@ fn read_record<M: Memory>(
             .expected("the first page of a preserved block"));
     }
     let index = record.index.get();
-    if index & folio.order().pages().wrapping_sub(1) != 0 || index >= MAX_PAGES {
-        return Err(Fault::new(Code::MemfdIndex)
-            .address(address)
-            .item("index")
-            .found(format_args!("{index:#x}"))
-            .expected(format_args!("a multiple of {:#x}, the pages of the folio", folio.order().pages())));
+    let fault = || Fault::new(Code::MemfdIndex).address(address).item("index").found(format_args!("{index:#x}"));
+    if index & folio.order().pages().wrapping_sub(1) != 0 {
+        return Err(
+            fault().expected(format_args!("a multiple of {:#x}, the pages of the folio", folio.order().pages()))
+        );
+    }
+    // Its first page: the last folio may be larger than what is left of the file.
+    if index >= pages {
+        return Err(fault().expected(format_args!("below {pages:#x}, the pages of the file")));
     }
     Ok(Some((folio, index)))
 }

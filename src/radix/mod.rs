@@ -197,6 +197,26 @@ impl Tree {
         Ranges::new(&self.levels)
     }
 
+    /// From the first preserved page to the last, with all that is not preserved between; none when nothing is.
+    #[must_use]
+    pub fn span(&self) -> Option<PageRange> {
+        let mut ends: Option<(u64, u64)> = None;
+        for (level, bits) in self.levels.iter().enumerate() {
+            let words = bits.leaves().flat_map(|(leaf, words)| (leaf.saturating_mul(512)..).zip(words));
+            let mut words = words.filter(|(_, bits)| **bits != 0);
+            let first = words.next();
+            let last = words.last();
+            for (word, bits) in first.into_iter().chain(last) {
+                for range in (0..64).filter(|bit| bits >> bit & 1 != 0).filter_map(|bit| block(level, word, bit)) {
+                    let (start, end) = (range.pfn().get(), range.range().end());
+                    ends = Some(ends.map_or((start, end), |(first, last)| (first.min(start), last.max(end))));
+                }
+            }
+        }
+        let (start, end) = ends?;
+        PageRange::new(Pfn::new(start)?, end.saturating_sub(start))
+    }
+
     /// Whether every page is in one block at most.
     ///
     /// # Errors

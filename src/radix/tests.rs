@@ -295,6 +295,8 @@ proptest! {
         blocks.sort_by_key(|&(pfn, order)| (core::cmp::Reverse(order), pfn));
         prop_assert_eq!(tree.iter().map(|b| (b.pfn().get(), b.order().get())).collect::<Vec<_>>(), blocks);
         prop_assert_eq!(tree.ranges().map(|r| (r.start().get(), r.end())).collect::<Vec<_>>(), model.ranges());
+        let ends = model.ranges().first().map(|first| (first.0, model.ranges().last().unwrap().1));
+        prop_assert_eq!(tree.span().map(|span| (span.start().get(), span.end())), ends);
         let twice = tree.check_disjoint().err().and_then(|fault| fault.at().address);
         prop_assert_eq!(twice, model.twice().map(|pfn| pfn << 14));
     }

@@ -155,6 +155,7 @@ codes! {
     TokenMissing = "token-missing", Corrupt, Error, "no file came with that token";
     FileIdentity = "file-identity", Corrupt, Error, "a descriptor that is not the file that was handed over";
     FileKind = "file-kind", Unsupported, Error, "a kind of file that cannot be handed over";
+    NameDuplicate = "name-duplicate", Corrupt, Error, "two sessions or globals of one name: Linux finds the first or none";
     FileDuplicate = "file-duplicate", Unsupported, Error, "one file under two tokens: it would be restored twice";
 
     // Parcels: descriptors that travel through a socket.

@@ -6,6 +6,8 @@
 mod checksum;
 #[cfg(feature = "write")]
 mod save;
+#[cfg(all(test, feature = "write"))]
+mod tests;
 
 use alloc::format;
 use alloc::vec;
@@ -21,6 +23,7 @@ use crate::handover::{Check, Component, Node};
 use crate::mem::{Claim, Folio, Frame, Memory, Order, PhysAddr};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
+use crate::vmalloc::Area;
 
 pub use checksum::{Rule, Sum};
 #[cfg(feature = "write")]
@@ -36,6 +39,7 @@ const PIECE: usize = 256 << 10;
 
 /// A payload that was read and whose checksum is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Found {
     /// The folios in the order of the array, which is that of the checksum.
     pub folios: Vec<Folio>,
@@ -65,13 +69,10 @@ impl<M: Memory> Check<M> for SelfTest {
         let bytes = node.blob(BLOB_LIMIT)?;
         let stated = read_blob(&bytes).map_err(|fault| fault.address(at))?;
         let area = node.area(&stated.info).map_err(|fault| fault.within(FOLIOS_INFO))?;
-        let words: Vec<U64> =
-            area.read_records(node.memory(), stated.count.into()).map_err(|fault| fault.within(FOLIOS_INFO))?;
-        let mut folios = Vec::with_capacity(words.len());
-        for (number, word) in words.into_iter().enumerate() {
-            let folio = read_word(word.get(), node).map_err(|fault| fault.within(&format!("folios[{number}]")))?;
-            node.claim(folio);
-            folios.push(folio);
+        let folios = read_folios(node, &area, stated.count.into())?;
+        // Only then: a folio that the array names a thousand times is not to be summed a thousand times.
+        for (number, folio) in folios.iter().enumerate() {
+            node.try_claim(*folio).map_err(|fault| fault.within(&format!("folios[{number}]")))?;
         }
         let rule = check_sum(node, &folios, stated.csum).map_err(|fault| fault.address(at))?;
         Ok(Found { folios, csum: stated.csum, rule })
@@ -118,6 +119,16 @@ fn read_blob(bytes: &[u8]) -> Result<Stated, Fault> {
     Ok(Stated { count: data.required(NR_FOLIOS)?.u32_native()?, info, csum: data.required(CSUM)?.u32_native()? })
 }
 
+fn read_folios<M: Memory>(node: &Node<'_, M>, area: &Area, count: u64) -> Result<Vec<Folio>, Fault> {
+    let mut folios = Vec::new();
+    area.each_record(node.memory(), count, |number, word: U64| {
+        folios.push(read_word(word.get(), node).map_err(|fault| fault.within(&format!("folios[{number}]")))?);
+        Ok(())
+    })
+    .map_err(|fault| fault.within(FOLIOS_INFO))?;
+    Ok(folios)
+}
+
 /// An address whose low bits, zero in every address of a page, are the order.
 fn read_word<M: Memory>(word: u64, node: &Node<'_, M>) -> Result<Folio, Fault> {
     let geometry = node.geometry();
@@ -125,6 +136,9 @@ fn read_word<M: Memory>(word: u64, node: &Node<'_, M>) -> Result<Folio, Fault> {
     let fault = |code| Fault::new(code).address(word & !low).found(format_args!("{word:#x}"));
     let order = u32::try_from(word & low).ok().and_then(Order::new);
     let order = order.ok_or_else(|| fault(Code::TooLarge).item("order").expected("an order below 47"))?;
+    if word & !low == 0 {
+        return Err(fault(Code::NotPreserved).item("address").expected("not page 0, which means none"));
+    }
     let page = PhysAddr::new(word & !low).page(geometry);
     let page = page.ok_or_else(|| fault(Code::TooLarge).item("address").expected("below 2^47 pages"))?;
     Folio::new(page, order)

@@ -268,6 +268,25 @@ impl Area {
         memory: &dyn Memory,
         count: u64,
     ) -> Result<Vec<T>, Fault> {
+        let mut records = Vec::new();
+        self.each_record(memory, count, |_, record: T| {
+            records.push(record);
+            Ok(())
+        })?;
+        Ok(records)
+    }
+
+    /// Reads the first `count` records of the array, a page of them at a time, and gives `each` their numbers and the
+    /// records. For arrays of which little is kept: a sparse source can claim gigabytes of zeros.
+    ///
+    /// # Errors
+    /// [`Code::TooLarge`] when the array has no room for so many, as [`Memory::read`], and the first of `each`.
+    pub fn each_record<T: FromBytes + IntoBytes + Immutable + Copy>(
+        &self,
+        memory: &dyn Memory,
+        count: u64,
+        mut each: impl FnMut(u64, T) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let geometry = memory.geometry();
         let size = u64_of(size_of::<T>());
         let room = self.bytes(geometry).checked_div(size).unwrap_or(0);
@@ -276,13 +295,16 @@ impl Area {
         }
         let at_once = geometry.page_size().checked_div(size).unwrap_or(0).max(1);
         let mut buffer = vec![T::new_zeroed(); usize_of(at_once.min(count))];
-        let mut records = Vec::new();
-        while let Some(rest) = count.checked_sub(u64_of(records.len())).filter(|&rest| rest > 0) {
+        let mut done = 0_u64;
+        while let Some(rest) = count.checked_sub(done).filter(|&rest| rest > 0) {
             buffer.truncate(usize_of(rest));
-            self.read(memory, u64_of(records.len()).saturating_mul(size), buffer.as_mut_slice().as_mut_bytes())?;
-            records.extend_from_slice(&buffer);
+            self.read(memory, done.saturating_mul(size), buffer.as_mut_slice().as_mut_bytes())?;
+            for &record in &buffer {
+                each(done, record)?;
+                done = done.saturating_add(1);
+            }
         }
-        Ok(records)
+        Ok(())
     }
 }
 

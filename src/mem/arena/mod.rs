@@ -274,6 +274,10 @@ impl Memory for Arena {
         &self.extents
     }
 
+    fn is_whole(&self) -> bool {
+        true
+    }
+
     fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
         let len = u64_of(to.len());
         let inside = self.extents.iter().any(|extent| extent.contains(at, len));

@@ -1,0 +1,68 @@
+//! Where the machine came from                                   kexec-metadata
+//!
+//! Linux leaves the release of the kernel that wrote the handover, and how often the machine has been handed over. The
+//! structure has a number and no compatibility string: see [`abi::kexec_metadata`](crate::abi::kexec_metadata).
+
+#[cfg(all(test, feature = "write"))]
+mod tests;
+
+use alloc::string::String;
+
+use zerocopy::little_endian::U32;
+
+use crate::abi::kexec_metadata::{KexecMetadata, NODE, VERSION};
+use crate::compat::{Compat, CompatList};
+use crate::handover::{Check, Node};
+use crate::mem::Memory;
+use crate::report::{Code, Fault};
+use crate::text;
+
+/// What the node is made of, when it says so. Linux writes only the number.
+pub const MADE_OF: CompatList<'static> = CompatList::new(Compat::new(NODE, VERSION), &[]);
+
+/// What Linux says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Metadata {
+    /// `uname -r` of the kernel that wrote the handover.
+    pub previous_release: String,
+    /// How many kexecs this machine has had.
+    pub kexec_count: u32,
+}
+
+/// Reads the node `kexec-metadata`: see [`Registry::read`](crate::handover::Registry::read).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MetadataNode;
+
+impl<M: Memory> Check<M> for MetadataNode {
+    type Checked = Metadata;
+
+    fn compat(&self) -> CompatList<'static> {
+        MADE_OF
+    }
+
+    fn names_itself(&self) -> bool {
+        true
+    }
+
+    fn check(&self, node: &mut Node<'_, M>) -> Result<Metadata, Fault> {
+        let at = node.blob_range().start().get();
+        // The number first: another version may well be shorter, and that is not corrupt.
+        if node.blob_range().size() >= 4 {
+            let mut version = U32::new(0);
+            node.memory().read(node.blob_range().start(), zerocopy::IntoBytes::as_mut_bytes(&mut version))?;
+            let code = match version.get() {
+                VERSION => None,
+                0..VERSION => Some(Code::VersionOlder),
+                _ => Some(Code::VersionNewer),
+            };
+            if let Some(code) = code {
+                return Err(Fault::new(code).address(at).item("version").found(version).expected(VERSION));
+            }
+        }
+        let wire: KexecMetadata = node.blob_as()?;
+        let previous_release = text::fixed_text(&wire.previous_release)
+            .map_err(|fault| fault.address(at).offset(4).item("previous_release"))?;
+        Ok(Metadata { previous_release, kexec_count: wire.kexec_count.get() })
+    }
+}
