@@ -1,6 +1,11 @@
 //! The typed half of exec: a finished handover leaves, and an incoming one arrives.
 
+use std::os::fd::BorrowedFd;
+
 use alloc::string::String;
+use alloc::vec::Vec;
+
+use rustix::io::FdFlags;
 
 use super::{Bundle, Cargo, ExecError, Parcel, Program, Ticket, arrive};
 use crate::files::{Beside as _, Files};
@@ -36,9 +41,33 @@ impl Finished<Bundle> {
             if let Some(ticket) = ticket {
                 cargo = cargo.ticket(ticket);
             }
+            // Inherited as well as handed over, a file would be open twice, and once without an owner.
+            let _closing = Closing::on_exec(bundle.files().iter().map(|(_, file)| file));
             cargo.exec(program)
         };
         Stayed { error, finished: self }
+    }
+}
+
+/// Descriptors that are close-on-exec as long as this lives, and were not before.
+struct Closing<'a>(Vec<BorrowedFd<'a>>);
+
+impl<'a> Closing<'a> {
+    fn on_exec(files: impl Iterator<Item = BorrowedFd<'a>>) -> Self {
+        let set = |file: &BorrowedFd<'a>| {
+            rustix::io::fcntl_getfd(file).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
+                && rustix::io::fcntl_setfd(file, FdFlags::CLOEXEC).is_ok()
+        };
+        Closing(files.filter(set).collect())
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            // What was set a moment ago can be cleared.
+            let _ = rustix::io::fcntl_setfd(file, FdFlags::empty());
+        }
     }
 }
 
