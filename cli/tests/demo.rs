@@ -191,9 +191,16 @@ fn bad_arguments_are_told_with_exit_code_2() {
     }
     assert!(fails(2, &["demo", "--format", "xml"]).contains("possible values: text, json"));
     assert!(fails(2, &["demo", "more"]).contains("unexpected argument 'more'"));
-    // More than any file can be: told by the system, by name.
-    let told = fails(2, &["demo", "--size", "0x7fffffffffffffff0"]);
-    assert!(told.contains("--size <SIZE>"), "{told}");
+}
+
+#[test]
+fn a_size_beyond_the_memory_is_refused_before_it_is_filled() {
+    // The limit on files is for a demo that would try it nevertheless: that ends the demo, and not the machine.
+    let script = "ulimit -f 8388608; exec \"$0\" demo --size 16TiB";
+    let output = Command::new("/bin/sh").args(["-c", script, env!("CARGO_BIN_EXE_kho")]).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.starts_with("kho: --size 16 TiB: only ") && told.ends_with(" of memory are available\n"), "{told}");
 }
 
 #[test]
