@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt as _;
 
 use kho::files::Beside as _;
 use kho::handover::{Outgoing, Verdict};
-use kho::transport::{Arrival, Bundle, Cargo};
+use kho::transport::{Arrival, Bundle, Cargo, NotTaken, Ticket};
 use rustix::fs::{MemfdFlags, OFlags, SealFlags, SeekFrom};
 
 use common::*;
@@ -26,6 +26,8 @@ fn role() {
         "files: arrive" => refuse_other_files(),
         "arena" => leave_with_another_arena(),
         "arena: arrive" => println!("told: {}", Arrival::take().unwrap_err()),
+        "version" => leave_with_a_newer_arena(),
+        "version: arrive" => go_back_unread(),
         other => panic!("no role {other}"),
     }
     println!("verdict: ok");
@@ -141,4 +143,35 @@ fn leave_with_another_arena() {
         other => panic!("no way {other}"),
     };
     panic!("{}", Cargo::new(nonce, other.as_fd()).exec(&next("arena: arrive")));
+}
+
+#[test]
+fn an_arena_of_another_version_goes_back_unread() {
+    let says = "came back: version-newer: version at offset 0x8: found kho-arena-v2, expected kho-arena-v1\n";
+    let text = succeeds(child(&me(), "version"));
+    assert!(text.contains(says), "{text}");
+}
+
+fn set_version(arena: BorrowedFd<'_>, version: u32) {
+    File::from(arena.try_clone_to_owned().unwrap()).write_all_at(&version.to_le_bytes(), 8).unwrap();
+}
+
+fn leave_with_a_newer_arena() {
+    let finished = all().finish().unwrap();
+    set_version(finished.memory().arena().fd(), 2);
+    panic!("{}", finished.exec(&next("version: arrive"), Some(&Ticket::current().unwrap())));
+}
+
+/// The successor of the older version, and after it the predecessor again, which understands its own.
+fn go_back_unread() {
+    let NotTaken { fault, parcel } = Arrival::take().unwrap_err();
+    let parcel = parcel.unwrap();
+    if let Some(reason) = &parcel.reason {
+        println!("came back: {reason}");
+        set_version(parcel.arena.as_fd(), 1);
+        let (registry, handles) = registry();
+        restore_by(Arrival::of(*parcel).unwrap().incoming, &registry, &handles);
+        return;
+    }
+    panic!("{}", parcel.go_back(&fault.to_string()));
 }
