@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 use core::marker::PhantomData;
 
 use crate::abi::{self, Plain};
-use crate::block;
 use crate::compat::CompatList;
 use crate::handover::{Check, Node};
 use crate::mem::Memory;
@@ -28,7 +27,7 @@ impl<M: crate::handover::Home, R: Plain> crate::handover::Preserve<M> for Record
     }
 
     fn preserve(&self, scope: &mut crate::handover::Scope<'_, M>) -> Result<crate::handover::Blob, Fault> {
-        let mut set = block::BlockSet::new();
+        let mut set = crate::block::BlockSet::new();
         set.append(self.records);
         let stored = set.store(scope)?;
         let table = abi::payload::Records {
