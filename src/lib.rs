@@ -35,6 +35,8 @@ pub mod fdt;
 #[cfg(feature = "std")]
 pub mod files;
 pub mod handover;
+#[cfg(all(feature = "std", feature = "serde"))]
+pub mod inspect;
 pub mod mem;
 pub mod memfd;
 mod num;

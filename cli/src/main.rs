@@ -1,6 +1,9 @@
 //! The command `kho`: show, check and demonstrate handovers.
 
+mod check;
 mod demo;
+mod dump;
+mod source;
 mod units;
 
 use std::io::Write as _;
@@ -28,6 +31,10 @@ Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
 enum Command {
     /// Hand over to a new process image across exec, and verify every byte
     Demo(demo::Args),
+    /// Show what is in a handover: a device tree, an arena, an ELF core or raw memory
+    Dump(dump::Args),
+    /// Check a handover as a successor would, and list everything that is wrong
+    Check(check::Args),
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh
@@ -44,6 +51,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
+        Command::Dump(args) => dump::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kho", &mut script);

@@ -185,9 +185,43 @@ pub fn load<R: Plain>(
     taken: &mut Bits,
 ) -> Result<Loaded<R>, Fault> {
     let capacity = capacity::<R>(memory.geometry())?;
+    let mut records: Vec<R> = Vec::new();
+    let blocks = walk(memory, first, capacity, count, taken, |body, here| {
+        let (here, _) = <[R]>::ref_from_prefix_with_elems(body, here).ok()?;
+        records.extend_from_slice(here);
+        Some(())
+    })?;
+    Ok(Loaded { records, blocks })
+}
+
+/// Checks a block set of `count` records of `record` bytes without copying them: its pages.
+///
+/// # Errors
+/// As [`load`].
+pub fn survey(
+    memory: &dyn Memory,
+    first: PhysAddr,
+    record: u64,
+    count: u64,
+    taken: &mut Bits,
+) -> Result<Vec<Pfn>, Fault> {
+    let capacity = room(memory.geometry(), "record", record)?;
+    walk(memory, first, capacity, Some(count), taken, |_, _| Some(()))
+}
+
+/// Follows the blocks of a set and checks their counts; `each` gets what is behind the header, and how many records
+/// that is, at most `capacity`.
+fn walk(
+    memory: &dyn Memory,
+    first: PhysAddr,
+    capacity: u64,
+    count: Option<u64>,
+    taken: &mut Bits,
+    mut each: impl FnMut(&[u8], usize) -> Option<()>,
+) -> Result<Vec<Pfn>, Fault> {
     let wrong = |found: u64| Fault::new(Code::BlockCount).item("count").found(found);
     let mut chain = chain::Chain::new(memory, first.get(), MAX_BLOCKS, taken);
-    let mut records: Vec<R> = Vec::new();
+    let mut total = 0_u64;
     while let Some((at, page)) = chain.follow()? {
         let cut = || Fault::new(Code::Truncated).address(at.get());
         let (header, body) = Header::read_from_prefix(page).map_err(|_| cut())?;
@@ -195,28 +229,29 @@ pub fn load<R: Plain>(
         if !(1..=capacity).contains(&here) {
             return Err(wrong(here).address(at.get()).expected(format_args!("1..={capacity}")));
         }
-        let (here, _) = <[R]>::ref_from_prefix_with_elems(body, usize_of(here)).map_err(|_| cut())?;
-        records.extend_from_slice(here);
-        if let Some(count) = count.filter(|&count| count < u64_of(records.len())) {
-            return Err(wrong(count).expected(format_args!("at least {}", records.len())));
+        each(body, usize_of(here)).ok_or_else(cut)?;
+        total = total.saturating_add(here);
+        if let Some(count) = count.filter(|&count| count < total) {
+            return Err(wrong(count).expected(format_args!("at least {total}")));
         }
     }
     match count {
-        Some(count) if count != u64_of(records.len()) => Err(wrong(count).expected(records.len())),
-        _ => Ok(Loaded { records, blocks: chain.into_pages() }),
+        Some(count) if count != total => Err(wrong(count).expected(total)),
+        _ => Ok(chain.into_pages()),
     }
 }
 
 /// Records of one block.
 fn capacity<R: Plain>(geometry: Geometry) -> Result<u64, Fault> {
-    let size = u64_of(size_of::<R>());
+    room(geometry, core::any::type_name::<R>(), u64_of(size_of::<R>()))
+}
+
+/// Records of that many bytes of one block.
+fn room(geometry: Geometry, item: &'static str, size: u64) -> Result<u64, Fault> {
     match geometry.block_capacity(size) {
         0 => {
             let most = geometry.page_size().saturating_sub(u64_of(size_of::<Header>()));
-            Err(Fault::new(Code::TooLarge)
-                .item(core::any::type_name::<R>())
-                .found(size)
-                .expected(format_args!("1..={most} bytes")))
+            Err(Fault::new(Code::TooLarge).item(item).found(size).expected(format_args!("1..={most} bytes")))
         }
         capacity => Ok(capacity),
     }

@@ -39,8 +39,8 @@ pub(super) fn record(token: u64, file: BorrowedFd<'_>) -> Result<Record, Fault> 
     })
 }
 
-/// Holds a descriptor that came against what was recorded.
-pub(super) fn compare(expected: &Record, file: BorrowedFd<'_>) -> Result<(), Fault> {
+/// Whether this reader knows what was recorded.
+pub(super) fn check(expected: &Record) -> Result<(), Fault> {
     if expected.kind.get() != KIND_MEMFD {
         let fault = Fault::new(Code::FileKind).item("kind").found(expected.kind);
         return Err(fault.expected(format_args!("{KIND_MEMFD}, a memfd")));
@@ -50,6 +50,11 @@ pub(super) fn compare(expected: &Record, file: BorrowedFd<'_>) -> Result<(), Fau
             return Err(Fault::new(Code::Reserved).item(item).found(value).expected(0));
         }
     }
+    Ok(())
+}
+
+/// Holds a descriptor that came against what was recorded.
+pub(super) fn compare(expected: &Record, file: BorrowedFd<'_>) -> Result<(), Fault> {
     let found = record(expected.token.get(), file)?;
     let fields = [
         ("device", found.device.get(), expected.device.get()),

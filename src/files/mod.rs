@@ -9,6 +9,7 @@ mod identity;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -154,6 +155,33 @@ impl<M: Home> Preserve<M> for FileRecords {
     }
 }
 
+/// Reads what the node says of the files, by token, and checks what can be checked without them: also an image has it,
+/// whose files are elsewhere. Of two records with one token the first is kept and the other reported.
+///
+/// # Errors
+/// As [`Node::blob_as`] and [`Node::records`].
+pub fn read<M: Memory>(node: &mut Node<'_, M>) -> Result<BTreeMap<u64, Record>, Fault> {
+    let table: Table = node.blob_as()?;
+    let records: Vec<Record> =
+        node.records(table.records.get(), table.count.get()).map_err(|fault| fault.within("records"))?;
+    let mut files = BTreeMap::new();
+    for (number, record) in records.into_iter().enumerate() {
+        let item = || format!("files[{:#x}]", record.token);
+        match files.entry(record.token.get()) {
+            Entry::Occupied(_) => {
+                let fault = Fault::new(Code::TokenDuplicate).item(item());
+                node.report(fault.found(format_args!("records[{number}] with a token that one before it has")));
+                continue;
+            }
+            Entry::Vacant(place) => place.insert(record),
+        };
+        if let Err(fault) = identity::check(&record) {
+            node.report(fault.within(&item()));
+        }
+    }
+    Ok(files)
+}
+
 /// Restores the node `files`: every descriptor is the file that was handed over, or the plan refuses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FilesNode;
@@ -166,29 +194,19 @@ impl<M: Memory + Beside> Check<M> for FilesNode {
     }
 
     fn check(&self, node: &mut Node<'_, M>) -> Result<(), Fault> {
-        let table: Table = node.blob_as()?;
-        let records: Vec<Record> =
-            node.records(table.records.get(), table.count.get()).map_err(|fault| fault.within("records"))?;
+        let records = read(node)?;
         let came = node.source().files();
-        let mut seen = BTreeMap::new();
         let mut wrong = Vec::new();
-        for (number, record) in records.iter().enumerate() {
-            let token = record.token.get();
-            let item = format!("files[{token:#x}]");
-            if let Some(first) = seen.insert(token, number) {
-                let fault = Fault::new(Code::TokenDuplicate).item(item);
-                wrong.push(fault.found(format_args!("records {first} and {number}")));
-                continue;
-            }
-            let same = match came.get(token) {
+        for (token, record) in &records {
+            let same = match came.get(*token) {
                 None => Err(Fault::new(Code::TokenMissing)),
                 Some(file) => identity::compare(record, file),
             };
             if let Err(fault) = same {
-                wrong.push(fault.within(&item));
+                wrong.push(fault.within(&format!("files[{token:#x}]")));
             }
         }
-        for (token, _) in came.iter().filter(|(token, _)| !seen.contains_key(token)) {
+        for (token, _) in came.iter().filter(|(token, _)| !records.contains_key(token)) {
             wrong.push(
                 Fault::new(Code::FileIdentity).item(format!("files[{token:#x}]")).found("a file that no record names"),
             );

@@ -1,10 +1,123 @@
-//! Ranges of pages as lists: sorted, joined, cut to the largest.
+//! Who owns which pages, and ranges of pages as lists.
 
+use alloc::collections::BTreeSet;
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::mem::PageRange;
+use crate::mem::{Bits, Folio, Geometry, Order, PageRange, Pfn};
+use crate::report::{Code, Fault};
+
+/// Blocks of this order and above are kept as blocks, smaller ones as the bits of their pages: so that what a claim
+/// costs is bounded, however large the block is that it names.
+const LARGE: Order = match Order::new(6) {
+    Some(order) => order,
+    None => Order::ZERO,
+};
+
+/// Who owns which page: all pages that are owned, and the blocks of each node.
+#[derive(Default)]
+pub(super) struct Owners {
+    small: Bits,
+    large: BTreeSet<Claim>,
+    pages: u64,
+    /// Path of each node and what it claimed, in the order of claiming.
+    nodes: Vec<(String, Vec<Claim>)>,
+    conflicts: usize,
+}
+
+/// A block in one word: there may be a million of them. Sorts by address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim(u64);
+
+impl Claim {
+    fn new(block: Folio) -> Self {
+        Claim(block.pfn().get() << 6 | u64::from(block.order().get()))
+    }
+
+    /// First page, and the one behind the last.
+    const fn ends(self) -> (u64, u64) {
+        let start = self.0 >> 6;
+        (start, start.wrapping_add(1 << (self.0 & 0x3f)))
+    }
+}
+
+impl Owners {
+    pub(super) fn begin(&mut self, path: &str) {
+        self.nodes.push((path.into(), Vec::new()));
+    }
+
+    /// How many pages are owned.
+    pub(super) const fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// How many pages the node that began last has claimed.
+    pub(super) fn claimed_pages(&self) -> u64 {
+        let claims = self.nodes.last().map(|(_, claims)| claims.as_slice()).unwrap_or_default();
+        claims.iter().map(|claim| claim.ends()).fold(0, |sum, (start, end)| sum.saturating_add(end.wrapping_sub(start)))
+    }
+
+    /// What the node that began last has claimed: sorted, neighbours joined.
+    pub(super) fn claimed(&mut self) -> impl Iterator<Item = PageRange> + '_ {
+        let claims = self.nodes.last_mut().map(|(_, claims)| claims.as_mut_slice()).unwrap_or_default();
+        claims.sort_unstable();
+        let mut rest = claims.iter().map(|claim| claim.ends()).peekable();
+        core::iter::from_fn(move || {
+            let (start, mut end) = rest.next()?;
+            while let Some((_, next)) = rest.next_if(|next| next.0 <= end) {
+                end = end.max(next);
+            }
+            PageRange::new(Pfn::new(start)?, end.wrapping_sub(start))
+        })
+    }
+
+    /// Whether somebody owns the first page of this preserved block.
+    pub(super) fn owns(&self, block: Folio) -> bool {
+        self.small.contains(block.pfn().get())
+            || self
+                .large
+                .range(..=Claim::new(block))
+                .next_back()
+                .is_some_and(|claim| block.pfn().get() < claim.ends().1)
+    }
+
+    /// Claims a block for the node that began last.
+    pub(super) fn claim(&mut self, block: Folio, geometry: Geometry) -> Result<(), Fault> {
+        let pages = block.order().pages();
+        let new = if block.order() >= LARGE {
+            if self.large.insert(Claim::new(block)) { pages } else { 0 }
+        } else if pages == 1 {
+            u64::from(self.small.insert(block.pfn().get()))
+        } else {
+            self.small.insert_range(block.pfn().get(), pages)
+        };
+        self.pages = self.pages.saturating_add(new);
+        let conflict = (new != pages).then(|| self.conflict(block, geometry));
+        if let Some((_, claims)) = self.nodes.last_mut() {
+            claims.push(Claim::new(block));
+        }
+        conflict.map_or(Ok(()), Err)
+    }
+
+    /// Who else claimed a page of this block. Looking for it is work for each conflict, so that only the first ones
+    /// name it: a hostile handover may have a conflict for every page.
+    fn conflict(&mut self, block: Folio, geometry: Geometry) -> Fault {
+        let bytes = block.range().bytes(geometry);
+        let fault = Fault::new(Code::OwnedTwice).address(bytes.start().get());
+        self.conflicts = self.conflicts.saturating_add(1);
+        let (start, end) = Claim::new(block).ends();
+        let overlaps = |claim: &Claim| claim.ends().0 < end && start < claim.ends().1;
+        let named =
+            (self.conflicts <= 16).then(|| self.nodes.iter().find(|(_, claims)| claims.iter().any(overlaps))).flatten();
+        match named {
+            Some((owner, _)) => fault.found(format_args!("{bytes}, of which {owner} owns a page")),
+            None => fault.found(format_args!("{bytes}, of which another owner has a page")),
+        }
+    }
+}
 
 /// Sorts, joins neighbours and drops the empty ones. Ranges that overlap are joined too.
+#[cfg(feature = "write")]
 pub(super) fn coalesce(ranges: &mut Vec<PageRange>) {
     ranges.retain(|range| range.count() > 0);
     ranges.sort_unstable();
@@ -23,6 +136,7 @@ pub(super) fn coalesce(ranges: &mut Vec<PageRange>) {
 }
 
 /// Keeps the `limit` largest of sorted ranges, sorted; whether any was dropped.
+#[cfg(feature = "write")]
 pub(super) fn largest(ranges: &mut Vec<PageRange>, limit: usize) -> bool {
     if ranges.len() <= limit {
         return false;
@@ -33,10 +147,9 @@ pub(super) fn largest(ranges: &mut Vec<PageRange>, limit: usize) -> bool {
     true
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "write"))]
 mod tests {
     use super::*;
-    use crate::mem::Pfn;
 
     fn ranges(list: &[(u64, u64)]) -> Vec<PageRange> {
         list.iter().map(|&(start, count)| PageRange::new(Pfn::new(start).unwrap(), count).unwrap()).collect()

@@ -58,7 +58,7 @@ impl<M> core::fmt::Debug for Incoming<M> {
 }
 
 /// Copies the root FDT out of the memory: what is checked cannot change any more.
-pub(super) fn read_root(memory: &dyn Memory, root: PhysAddr) -> Result<Vec<u8>, Fault> {
+pub(crate) fn read_root(memory: &dyn Memory, root: PhysAddr) -> Result<Vec<u8>, Fault> {
     if root.get() == 0 {
         return Err(Fault::new(Code::NoHandover).found("a root FDT at address 0"));
     }

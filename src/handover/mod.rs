@@ -31,6 +31,8 @@ pub use outgoing::{Blob, Finished, Home, Outgoing, OwnNode, Preserve, Scope, Unf
 pub(crate) use plan::match_any;
 pub use plan::{Accepted, Failed, NodeReport, Plan, Refused, Verdict};
 pub use registry::{Check, Component, Handle, Registry};
+#[cfg(all(feature = "std", feature = "serde"))]
+pub(crate) use {incoming::read_root, plan::declared};
 
 /// So many ranges of one node are listed in its `mem`; beyond that the largest, and the node says `mem-partial`.
 pub const MEM_LIMIT: usize = 1_024;

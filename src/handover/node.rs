@@ -1,14 +1,14 @@
 //! One node as a check sees it: its blob, its memory, and the account of what it owns.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::claims::Owners;
 use crate::abi::vmalloc::Descriptor;
 use crate::abi::{Plain, Wire};
 use crate::block;
 use crate::mem::{Bits, Folio, Geometry, MemError, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::num::{u64_of, usize_of};
-use crate::radix::Tree;
+use crate::radix::{Nodes, Tree};
 use crate::report::{Code, Fault, Findings};
 use crate::vmalloc::Area;
 
@@ -34,55 +34,6 @@ impl Memory for Preserved<'_> {
             None => Err(MemError::Outside { at, len }),
             Some(pages) if self.tree.covers(pages) => self.memory.read(at, to),
             Some(_) => Err(MemError::NotPreserved { at, len }),
-        }
-    }
-}
-
-/// Who owns which page: one bit for each, and the ranges of each node.
-#[derive(Default)]
-pub(super) struct Owners {
-    owned: Bits,
-    /// Path of each node and what it claimed, in the order of claiming.
-    nodes: Vec<(String, Vec<PageRange>)>,
-    conflicts: usize,
-}
-
-impl Owners {
-    pub(super) fn begin(&mut self, path: &str) {
-        self.nodes.push((path.into(), Vec::new()));
-    }
-
-    /// What the node that began last has claimed.
-    pub(super) fn claimed(&self) -> &[PageRange] {
-        self.nodes.last().map(|(_, ranges)| ranges.as_slice()).unwrap_or_default()
-    }
-
-    pub(super) const fn pages(&self) -> &Bits {
-        &self.owned
-    }
-
-    /// Claims pages for the node that began last.
-    pub(super) fn claim(&mut self, range: PageRange, geometry: Geometry) -> Result<(), Fault> {
-        let before = self.owned.insert_range(range.start().get(), range.count());
-        let conflict = (before != range.count()).then(|| self.conflict(range, geometry));
-        if let Some((_, ranges)) = self.nodes.last_mut() {
-            ranges.push(range);
-        }
-        conflict.map_or(Ok(()), Err)
-    }
-
-    /// Who else claimed a page of this range. Looking for it is work for each conflict, so that only the first ones
-    /// name it: a hostile handover may have a conflict for every page.
-    fn conflict(&mut self, range: PageRange, geometry: Geometry) -> Fault {
-        let bytes = range.bytes(geometry);
-        let fault = Fault::new(Code::OwnedTwice).address(bytes.start().get());
-        self.conflicts = self.conflicts.saturating_add(1);
-        let named = (self.conflicts <= 16)
-            .then(|| self.nodes.iter().find(|(_, claimed)| claimed.iter().any(|other| other.overlaps(range))))
-            .flatten();
-        match named {
-            Some((owner, _)) => fault.found(format_args!("{bytes}, of which {owner} owns a page")),
-            None => fault.found(format_args!("{bytes}, of which another owner has a page")),
         }
     }
 }
@@ -219,7 +170,7 @@ impl<'a, M: Memory> Node<'a, M> {
             // Nobody else has a right to it either, but one finding for one block is enough.
             return;
         }
-        self.own(folio.range());
+        self.own(folio);
     }
 
     /// Copies and checks a vmalloc area, and claims its chunks and its blocks.
@@ -245,6 +196,17 @@ impl<'a, M: Memory> Node<'a, M> {
         Ok(loaded.records)
     }
 
+    /// Checks a block set of so many records of that many bytes, and claims its pages: which is what can be told of
+    /// records whose meaning is another's.
+    ///
+    /// # Errors
+    /// As [`block::load`].
+    pub fn blocks(&mut self, first: u64, count: u64, record: u64) -> Result<Vec<Pfn>, Fault> {
+        let blocks = block::survey(&self.view, PhysAddr::new(first), record, count, self.taken)?;
+        self.claim_pages(blocks.clone());
+        Ok(blocks)
+    }
+
     fn claim_pages(&mut self, pages: Vec<Pfn>) {
         for page in pages {
             self.claim(Folio::page(page));
@@ -255,7 +217,7 @@ impl<'a, M: Memory> Node<'a, M> {
     /// itself.
     pub fn claim_range(&mut self, range: PageRange) {
         if self.tree.covers(range) {
-            self.own(range);
+            crate::radix::split(range, &Nodes::NONE).for_each(|block| self.own(block));
         } else {
             let bytes = range.bytes(self.geometry());
             self.report(
@@ -271,8 +233,8 @@ impl<'a, M: Memory> Node<'a, M> {
         self.findings.add(self.path, fault);
     }
 
-    fn own(&mut self, range: PageRange) {
-        if let Err(fault) = self.owners.claim(range, self.tree.geometry()) {
+    fn own(&mut self, block: Folio) {
+        if let Err(fault) = self.owners.claim(block, self.tree.geometry()) {
             self.report(fault);
         }
     }

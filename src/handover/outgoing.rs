@@ -320,6 +320,7 @@ impl<M: Home> Outgoing<M> {
         &self.memory
     }
 
+    #[cfg(feature = "std")]
     pub(crate) const fn memory_mut(&mut self) -> &mut M {
         &mut self.memory
     }

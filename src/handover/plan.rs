@@ -5,15 +5,15 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::claims::coalesce;
+use super::claims::Owners;
 use super::incoming::{Incoming, Restored, read_root};
-use super::node::{Node, Owners};
+use super::node::Node;
 use super::registry::{CheckedStep, Registry, Strangers};
 use crate::abi::kho;
 use crate::compat::{Compat, CompatVec, Reads};
-use crate::fdt::{self, Fdt};
-use crate::mem::{Bits, Claim, Memory, PageRange, Pfn, PhysAddr, PhysRange};
-use crate::radix::{self, Tree};
+use crate::fdt::{self, Fdt, Property};
+use crate::mem::{Bits, Claim, Geometry, Memory, PageRange, Pfn, PhysAddr, PhysRange};
+use crate::radix::{self, Nodes, Tree};
 use crate::report::{Code, Fault, Findings};
 use crate::trace::Stopwatch;
 
@@ -158,12 +158,12 @@ struct Planner<'a, M> {
 }
 
 /// What a node says of itself.
-struct Declared<'f> {
+pub(crate) struct Declared<'f> {
     name: &'f str,
     path: String,
     list: Option<CompatVec<'f>>,
     blob: PhysRange,
-    mem: Option<Vec<PageRange>>,
+    mem: Option<Property<'f>>,
     partial: bool,
     optional: bool,
 }
@@ -171,6 +171,12 @@ struct Declared<'f> {
 impl Declared<'_> {
     fn compatible(&self) -> Vec<String> {
         self.list.iter().flat_map(|list| list.list().iter()).map(|compat| compat.to_string()).collect()
+    }
+
+    /// The memory that it says it owns, in whole pages; nothing where it does not say.
+    pub(crate) fn mem(&self, geometry: Geometry) -> impl Iterator<Item = Result<PageRange, Fault>> + '_ {
+        let ranges = self.mem.iter().flat_map(Property::mem_ranges);
+        ranges.map(move |range| whole_pages(range?, geometry).map_err(|fault| fault.item(kho::MEM)))
     }
 }
 
@@ -209,7 +215,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let folio = self.incoming.root.page_around(geometry).and_then(|page| tree.holder(page));
         let claimed = match (folio, range) {
             (Some(folio), Some(range)) if folio.range().bytes(geometry).contains(range.start(), range.size()) => {
-                owners.claim(folio.range(), geometry)
+                owners.claim(folio, geometry)
             }
             _ => Err(Fault::new(Code::NotPreserved)
                 .address(self.incoming.root.get())
@@ -227,7 +233,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let watch = Stopwatch::start();
         let mut report =
             NodeReport { name: text, compatible: Vec::new(), blob: None, owned: 0, verdict: Verdict::Refused };
-        match declared(node, &path, tree) {
+        match declared(node, &path) {
             Ok(declared) => {
                 report.compatible = declared.compatible();
                 report.blob = Some(declared.blob);
@@ -235,8 +241,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
             }
             Err(fault) => self.findings.add(&path, fault),
         }
-        let pages = owners.claimed().iter().fold(0_u64, |sum, range| sum.saturating_add(range.count()));
-        report.owned = pages.saturating_mul(tree.geometry().page_size());
+        report.owned = owners.claimed_pages().saturating_mul(tree.geometry().page_size());
         watch.event("check", &path);
         self.nodes.push(report);
     }
@@ -262,7 +267,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let Some(entry) = self.registry.entries.get(slot) else { return Verdict::Refused };
         let component = entry.component.clone();
         let mismatch = match &declared.list {
-            Some(list) => list.list().differences(component.compat(), &[]).into_iter().map(Fault::from).collect(),
+            Some(list) => component.mismatches(list.list()),
             None if component.names_itself() => Vec::new(),
             None => {
                 alloc::vec![Fault::new(Code::CompatMissing).item(kho::COMPATIBLE).expected(component.compat().owner())]
@@ -299,9 +304,13 @@ impl<M: Memory + 'static> Planner<'_, M> {
 
     /// A node that nobody looks into owns what it says.
     fn own_declared(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) {
-        for &range in declared.mem.iter().flatten() {
-            let owned =
-                if tree.covers(range) { owners.claim(range, tree.geometry()) } else { Err(not_preserved(range, tree)) };
+        for range in declared.mem(tree.geometry()) {
+            let owned = range.and_then(|range| {
+                if !tree.covers(range) {
+                    return Err(not_preserved(range, tree));
+                }
+                radix::split(range, &Nodes::NONE).try_for_each(|block| owners.claim(block, tree.geometry()))
+            });
             if let Err(fault) = owned {
                 self.findings.add(&declared.path, fault.item(kho::MEM));
             }
@@ -310,30 +319,42 @@ impl<M: Memory + 'static> Planner<'_, M> {
 
     /// `mem` is a summary of what the node's data uses; a summary that says something else is a lie to every tool that
     /// trusts it.
-    fn compare_mem(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &Owners) {
-        let Some(mem) = &declared.mem else { return };
+    fn compare_mem(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) {
+        if declared.mem.is_none() {
+            return;
+        }
         let geometry = tree.geometry();
-        let mut claimed = owners.claimed().to_vec();
-        coalesce(&mut claimed);
-        let lies = mem.iter().find(|range| {
-            let inside = claimed.partition_point(|claim| claim.end() < range.end());
-            !claimed.get(inside).is_some_and(|claim| claim.start() <= range.start() && range.end() <= claim.end())
-        });
-        let fault = Fault::new(Code::MemDisagrees).item(kho::MEM);
-        if let Some(range) = lies {
-            let fault = if tree.covers(*range) {
-                fault.found(range.bytes(geometry)).expected("ranges that the node's data uses")
-            } else {
-                not_preserved(*range, tree).item(kho::MEM)
-            };
-            self.findings.add(&declared.path, fault);
-        } else if !declared.partial && *mem != claimed {
-            let left = claimed.iter().find(|claim| !mem.contains(claim)).map(|claim| claim.bytes(geometry).to_string());
-            let fault = fault.found(format_args!("{} ranges", mem.len())).expected(format_args!(
-                "{} ranges, among them {}",
-                claimed.len(),
-                left.unwrap_or_default()
-            ));
+        let mut claimed = owners.claimed();
+        for range in declared.mem(geometry) {
+            let said = range.and_then(|range| {
+                if range.count() == 0 {
+                    return Err(Fault::new(Code::MemDisagrees).found("an empty range"));
+                }
+                // Both are sorted, so what was passed over does not come any more.
+                let same =
+                    if declared.partial { claimed.any(|claim| claim == range) } else { claimed.next() == Some(range) };
+                if same {
+                    return Ok(());
+                }
+                let bytes = range.bytes(geometry);
+                Err(if tree.covers(range) {
+                    let fault = Fault::new(Code::MemDisagrees).address(bytes.start().get()).found(bytes);
+                    fault.expected("the ranges that the node's data uses, ascending")
+                } else {
+                    not_preserved(range, tree)
+                })
+            });
+            if let Err(fault) = said {
+                self.findings.add(&declared.path, fault.item(kho::MEM));
+                return;
+            }
+        }
+        if !declared.partial
+            && let Some(left) = claimed.next()
+        {
+            let left = left.bytes(geometry);
+            let fault = Fault::new(Code::MemDisagrees).address(left.start().get()).item(kho::MEM);
+            let fault = fault.found("nothing more").expected(format_args!("{left} too, which the node's data uses"));
             self.findings.add(&declared.path, fault);
         }
     }
@@ -350,17 +371,14 @@ impl<M: Memory + 'static> Planner<'_, M> {
 
     fn unowned(&mut self, tree: &Tree, owners: &Owners) {
         // What was claimed is preserved, each page once: so the difference is what nobody claimed.
-        let pages = tree.pages().saturating_sub(owners.pages().len());
+        let pages = tree.pages().saturating_sub(owners.pages());
         if pages == 0 {
             return;
         }
-        let first = tree.ranges().find_map(|range| {
-            let page = owners.pages().next_clear(range.start().get())?;
-            Pfn::new(page).filter(|page| range.contains(*page))
-        });
-        let at = first.map_or(0, |page| page.addr(tree.geometry()).get());
+        let first = tree.iter().find(|block| !owners.owns(*block));
+        let at = first.map_or(0, |block| block.addr(tree.geometry()).get());
         let fault = Fault::new(Code::Unowned).address(at);
-        self.findings.add("/", fault.found(format_args!("{pages} pages that no node owns, this one first")));
+        self.findings.add("/", fault.found(format_args!("{pages} pages that no node owns, these first")));
     }
 }
 
@@ -391,7 +409,11 @@ pub(crate) fn match_any(value: &[u8], expected: Compat<'static>) -> Result<(), F
     }))
 }
 
-fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declared<'f>, Fault> {
+/// Reads what a node says of itself.
+///
+/// # Errors
+/// The first property that is missing or wrong.
+pub(crate) fn declared<'f>(node: &fdt::Node<'f>, path: &str) -> Result<Declared<'f>, Fault> {
     let name = core::str::from_utf8(node.name())
         .map_err(|_| Fault::new(Code::FdtName).offset(node.offset()).found("a name that is not UTF-8"))?;
     let list = match node.property(kho::COMPATIBLE) {
@@ -403,28 +425,18 @@ fn declared<'f>(node: &fdt::Node<'f>, path: &str, tree: &Tree) -> Result<Declare
     let blob = PhysRange::new(PhysAddr::new(start), size).ok_or_else(|| {
         Fault::new(Code::TooLarge).address(start).item(kho::BLOB_SIZE).found(size).expected("a blob that ends")
     })?;
-    let mem = match node.property(kho::MEM) {
-        None => None,
-        Some(property) => Some(
-            property
-                .mem_ranges()
-                .map(|range| whole_pages(range?, tree).map_err(|fault| fault.item(kho::MEM)))
-                .collect::<Result<Vec<_>, Fault>>()?,
-        ),
-    };
     Ok(Declared {
         name,
         path: path.into(),
         list,
         blob,
-        mem,
+        mem: node.property(kho::MEM),
         partial: node.property(kho::MEM_PARTIAL).is_some(),
         optional: node.property(kho::OPTIONAL).is_some(),
     })
 }
 
-fn whole_pages(range: PhysRange, tree: &Tree) -> Result<PageRange, Fault> {
-    let geometry = tree.geometry();
+fn whole_pages(range: PhysRange, geometry: Geometry) -> Result<PageRange, Fault> {
     let fault = |code| Fault::new(code).address(range.start().get()).found(range);
     if (range.start().get() | range.size()) & geometry.page_size().wrapping_sub(1) != 0 {
         return Err(fault(Code::Unaligned).expected("whole pages"));

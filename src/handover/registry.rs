@@ -1,6 +1,7 @@
 //! What the successor understands: components by the name of their node.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -24,6 +25,13 @@ pub trait Check<M: Memory> {
     /// right then.
     fn names_itself(&self) -> bool {
         false
+    }
+
+    /// What of the node's own list this reader does not take: nothing when it takes all of it. A list that is not
+    /// exactly [`Check::compat`] is refused, unless the reader says otherwise here, as one does that shows data of any
+    /// owner.
+    fn mismatches(&self, list: CompatList<'_>) -> Vec<Fault> {
+        list.differences(self.compat(), &[]).into_iter().map(Fault::from).collect()
     }
 
     /// Reads the node, claims what it owns, and checks all of it.
@@ -65,6 +73,10 @@ impl<M: Memory, C: Check<M>> Check<M> for Look<C> {
         self.0.names_itself()
     }
 
+    fn mismatches(&self, list: CompatList<'_>) -> Vec<Fault> {
+        self.0.mismatches(list)
+    }
+
     fn check(&self, node: &mut Node<'_, M>) -> Result<Self::Checked, Fault> {
         self.0.check(node)
     }
@@ -93,6 +105,8 @@ pub struct Handle<T> {
 /// The components that a successor understands, each under the name of its node.
 pub struct Registry<M> {
     pub(super) entries: Vec<Entry<M>>,
+    /// Index of the entry that has the name.
+    names: BTreeMap<String, usize>,
     pub(super) strangers: Strangers,
 }
 
@@ -114,7 +128,7 @@ pub(super) struct Entry<M> {
 
 impl<M> Default for Registry<M> {
     fn default() -> Self {
-        Registry { entries: Vec::new(), strangers: Strangers::Refuse }
+        Registry { entries: Vec::new(), names: BTreeMap::new(), strangers: Strangers::Refuse }
     }
 }
 
@@ -155,9 +169,9 @@ impl<M: Memory + 'static> Registry<M> {
 
     fn push<C: Component<M> + 'static>(&mut self, name: &str, required: bool, component: C) -> Handle<C::Restored> {
         let slot = self.entries.len();
-        for entry in self.entries.iter_mut().filter(|entry| entry.name == name) {
-            // Its slot stays, so that handles stay what they are; no node can have the empty name.
-            entry.name.clear();
+        let earlier = self.names.insert(name.into(), slot);
+        if let Some(entry) = earlier.and_then(|earlier| self.entries.get_mut(earlier)) {
+            // Its slot stays, so that handles stay what they are.
             entry.required = false;
         }
         self.entries.push(Entry { name: name.into(), required, component: Rc::new(component) });
@@ -165,7 +179,7 @@ impl<M: Memory + 'static> Registry<M> {
     }
 
     pub(super) fn find(&self, name: &str) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.name == name)
+        self.names.get(name).copied()
     }
 }
 
@@ -174,6 +188,7 @@ impl<M: Memory + 'static> Registry<M> {
 pub(super) trait Erased<M> {
     fn compat(&self) -> CompatList<'static>;
     fn names_itself(&self) -> bool;
+    fn mismatches(&self, list: CompatList<'_>) -> Vec<Fault>;
     fn check(self: Rc<Self>, node: &mut Node<'_, M>) -> Result<Box<dyn CheckedStep<M>>, Fault>;
 }
 
@@ -192,6 +207,10 @@ impl<M: Memory + 'static, C: Component<M> + 'static> Erased<M> for C {
 
     fn names_itself(&self) -> bool {
         Check::names_itself(self)
+    }
+
+    fn mismatches(&self, list: CompatList<'_>) -> Vec<Fault> {
+        Check::mismatches(self, list)
     }
 
     fn check(self: Rc<Self>, node: &mut Node<'_, M>) -> Result<Box<dyn CheckedStep<M>>, Fault> {

@@ -463,7 +463,7 @@ fn what_nobody_owns_is_a_warning_with_its_place() {
     assert!(
         plan.findings()
             .to_string()
-            .contains("warning: /: unowned: at 0x100000: 8 pages that no node owns, this one first")
+            .contains("warning: /: unowned: at 0x100000: 8 pages that no node owns, these first")
     );
 }
 

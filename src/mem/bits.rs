@@ -98,6 +98,27 @@ impl Bits {
         new
     }
 
+    /// Flips bits in two words, or in one named twice (then they are different bits), provided that both are in the
+    /// leaf that was changed last and that each bit is as in `before`. Whether it did so, else nothing is changed.
+    #[inline]
+    pub(crate) fn flip_words(&mut self, words: [u64; 2], bits: [u64; 2], before: u64) -> bool {
+        let ([first, last], [head, tail]) = (words, bits);
+        if leaf_of(first) != self.last.0 || leaf_of(last) != self.last.0 {
+            return false;
+        }
+        let Some(leaf) = self.leaves.get_mut(self.last.1).map(|leaf| &mut **leaf) else { return false };
+        let (first, last) = (usize_of(first) % WORDS, usize_of(last) % WORDS);
+        #[allow(clippy::indexing_slicing, reason = "below the length of an array; checked by the compiler")]
+        {
+            if (leaf[first] ^ before) & head | (leaf[last] ^ before) & tail != 0 {
+                return false;
+            }
+            leaf[first] ^= head;
+            leaf[last] ^= tail;
+        }
+        true
+    }
+
     /// Adds `count` numbers from `start` on, up to the largest `u64` at most; how many of them are new.
     pub fn insert_range(&mut self, start: u64, count: u64) -> u64 {
         let mut sum = 0_u64;

@@ -2,7 +2,6 @@
 //!
 //! A fault names the page in which the bad address stands; the first address stands in the owner, who adds its place.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use zerocopy::FromBytes as _;
@@ -85,15 +84,20 @@ pub(crate) struct Chain<'a> {
     next: u64,
     /// At most so many pages.
     limit: u64,
-    page: Vec<u8>,
+    /// Bytes of some pages, from the page `ahead_from` on.
+    ahead: Vec<u8>,
+    ahead_from: u64,
     pages: Vec<Pfn>,
 }
+
+/// Lists that were written in one go mostly lie in one piece: after a step to the neighbour so many pages are read at
+/// once, because each read of an arena or a dump is a system call.
+const AHEAD: u64 = 16;
 
 impl<'a> Chain<'a> {
     /// The list that starts at `first`, of at most `limit` pages, none of them in `taken`.
     pub(crate) fn new(memory: &'a dyn Memory, first: u64, limit: u64, taken: &'a mut Bits) -> Self {
-        let page = vec![0; usize_of(memory.geometry().page_size())];
-        Chain { memory, taken, next: first, limit, page, pages: Vec::new() }
+        Chain { memory, taken, next: first, limit, ahead: Vec::new(), ahead_from: 0, pages: Vec::new() }
     }
 
     /// The next page and its bytes; none at the end.
@@ -121,13 +125,39 @@ impl<'a> Chain<'a> {
             return Err(self.fault(Code::ListLong).expected(format_args!("an end after {} pages", self.limit)));
         }
         self.taken.insert(pfn.get());
-        self.memory.read(at, &mut self.page).map_err(|error| match error {
-            MemError::Outside { .. } => self.fault(Code::Outside).expected("a page that was handed over"),
-            other => other.into(),
-        })?;
+        self.fetch(at, pfn)?;
         self.pages.push(pfn);
-        self.next = U64::read_from_prefix(&self.page).map_or(0, |(next, _)| next.get());
-        Ok(Some((at, &self.page)))
+        let size = usize_of(geometry.page_size());
+        let from = usize_of(pfn.get().wrapping_sub(self.ahead_from)).saturating_mul(size);
+        let page = self.ahead.get(from..).and_then(|rest| rest.get(..size)).unwrap_or_default();
+        self.next = U64::read_from_prefix(page).map_or(0, |(next, _)| next.get());
+        Ok(Some((at, page)))
+    }
+
+    /// Makes sure that the page is among those that were copied.
+    fn fetch(&mut self, at: PhysAddr, pfn: Pfn) -> Result<(), Fault> {
+        let size = self.memory.geometry().page_size();
+        let held = u64_of(self.ahead.len()).checked_div(size).unwrap_or(0);
+        if pfn.get().checked_sub(self.ahead_from).is_some_and(|skip| skip < held) {
+            return Ok(());
+        }
+        self.ahead_from = pfn.get();
+        let neighbour = self.pages.last().is_some_and(|last| last.get().wrapping_add(1) == pfn.get());
+        if neighbour {
+            self.ahead.resize(usize_of(size.saturating_mul(AHEAD)), 0);
+            if self.memory.read(at, &mut self.ahead).is_ok() {
+                return Ok(());
+            }
+        }
+        // Only the list itself must be readable, not what is behind it.
+        self.ahead.resize(usize_of(size), 0);
+        self.memory.read(at, &mut self.ahead).map_err(|error| {
+            self.ahead.clear();
+            match error {
+                MemError::Outside { .. } => self.fault(Code::Outside).expected("a page that was handed over"),
+                other => other.into(),
+            }
+        })
     }
 
     /// The pages that the list consists of, in its order.

@@ -11,7 +11,7 @@ use super::{MADE_OF, MAX_PAGES, MemfdNode, Pages};
 use crate::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE, Folio as Record, Memfd, PFN_BITS, SEALS};
 use crate::compat::CompatList;
 use crate::handover::{Blob, Component, Home, Preserve, Scope};
-use crate::mem::{Frame, Frames as _, Memory as _, Order, Pour};
+use crate::mem::{Frame, Frames as _, Geometry, Memory as _, Order, PhysAddr, Pour};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
 use crate::vmalloc;
@@ -114,6 +114,26 @@ impl ByPages<'_> {
     }
 }
 
+impl Pages {
+    /// Where the bytes are, their offset in the file and their number: folios that are neighbours in both are one run.
+    fn runs(&self, geometry: Geometry) -> Vec<(PhysAddr, u64, u64)> {
+        let mut runs: Vec<(PhysAddr, u64, u64)> = Vec::new();
+        for (folio, index) in &self.folios {
+            let (from, offset) = (folio.addr(geometry), index << geometry.page_shift());
+            let len = folio.order().bytes(geometry).min(self.size.saturating_sub(offset));
+            match runs.last_mut() {
+                Some((start, at, bytes))
+                    if start.checked_add(*bytes) == Some(from) && at.checked_add(*bytes) == Some(offset) =>
+                {
+                    *bytes = bytes.saturating_add(len);
+                }
+                _ => runs.push((from, offset, len)),
+            }
+        }
+        runs
+    }
+}
+
 impl<M: Pour> Component<M> for MemfdNode {
     type Prepared = OwnedFd;
     type Restored = OwnedFd;
@@ -122,11 +142,8 @@ impl<M: Pour> Component<M> for MemfdNode {
         let fd = rustix::fs::memfd_create("kho", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map_err(system("memfd_create"))?;
         rustix::fs::ftruncate(&fd, file.size).map_err(system("ftruncate"))?;
-        let geometry = memory.geometry();
-        for (folio, index) in file.folios {
-            let offset = index << geometry.page_shift();
-            let len = folio.order().bytes(geometry).min(file.size.saturating_sub(offset));
-            memory.pour(folio.addr(geometry), len, fd.as_fd(), offset)?;
+        for (from, offset, len) in file.runs(memory.geometry()) {
+            memory.pour(from, len, fd.as_fd(), offset)?;
         }
         rustix::fs::seek(&fd, SeekFrom::Start(file.pos)).map_err(system("lseek"))?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::from_bits_retain(file.seals)).map_err(system("F_ADD_SEALS"))?;

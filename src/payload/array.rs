@@ -8,7 +8,7 @@ use zerocopy::IntoBytes as _;
 use crate::abi;
 use crate::compat::CompatList;
 use crate::handover::{Blob, Check, Component, Home, Node, Preserve, Scope};
-use crate::mem::{Arena, Claim, Folio, Frame, Mapping, Memory};
+use crate::mem::{Arena, Claim, Frame, Mapping, Memory};
 use crate::num::usize_of;
 use crate::report::{Code, Fault};
 use crate::vmalloc::Area;
@@ -63,8 +63,8 @@ pub struct ArrayNode {
 }
 
 impl<M: Memory> Check<M> for ArrayNode {
-    /// The blocks in order, and the bytes of the array.
-    type Checked = (Vec<Folio>, u64);
+    /// The blocks in order, none when there is no byte, and the bytes of the array.
+    type Checked = (Option<Area>, u64);
 
     fn compat(&self) -> CompatList<'static> {
         self.made_of
@@ -74,7 +74,7 @@ impl<M: Memory> Check<M> for ArrayNode {
         let array: abi::payload::Array = node.blob_as()?;
         let bytes = array.bytes.get();
         if bytes == 0 && array.blocks == zerocopy::FromZeros::new_zeroed() {
-            return Ok((Vec::new(), 0));
+            return Ok((None, 0));
         }
         let area = node.area(&array.blocks).map_err(|fault| fault.within("blocks"))?;
         let held = area.bytes(node.geometry());
@@ -85,7 +85,7 @@ impl<M: Memory> Check<M> for ArrayNode {
                 .found(bytes)
                 .expected(format_args!("at most {held}, what the blocks hold")));
         }
-        Ok((area.folios().collect(), bytes))
+        Ok((Some(area), bytes))
     }
 }
 
@@ -128,8 +128,9 @@ impl<M: Claim + AsRef<Arena>> Component<M> for ArrayNode {
     type Prepared = Contiguous;
     type Restored = Contiguous;
 
-    fn prepare(&self, (folios, bytes): Self::Checked, memory: &mut M) -> Result<Contiguous, Fault> {
-        let frames = folios.into_iter().map(|folio| memory.claim(folio)).collect::<Result<Vec<Frame>, _>>()?;
+    fn prepare(&self, (area, bytes): Self::Checked, memory: &mut M) -> Result<Contiguous, Fault> {
+        let folios = area.iter().flat_map(Area::folios);
+        let frames = folios.map(|folio| memory.claim(folio)).collect::<Result<Vec<Frame>, _>>()?;
         let mapping = memory.as_ref().map_contiguous(frames).map_err(|failed| Fault::from(failed.error))?;
         Ok(Contiguous { mapping, bytes: usize_of(bytes) })
     }

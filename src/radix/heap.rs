@@ -9,6 +9,7 @@
 //! `64^(l-1)` pages, and its word `w` describes the units `64*w ..= 64*w + 63`.
 
 use crate::mem::{Folio, Order, Pfn};
+use crate::num::{index_of, u64_of, usize_of};
 
 /// Levels, for all orders up to [`Order::MAX`].
 pub(super) const LEVELS: usize = 9;
@@ -33,7 +34,7 @@ impl Place {
         }
         let level = (order.wrapping_add(5)) / 6;
         let per_word = level.wrapping_mul(6).wrapping_sub(order);
-        Place { level: crate::num::index_of(level), per_word, shift: 1 << per_word }
+        Place { level: index_of(level), per_word, shift: 1 << per_word }
     }
 
     /// The blocks of this order in a word of their level: bit `n` is the `n`th.
@@ -141,13 +142,15 @@ const fn double(bits: u64) -> u64 {
     bits | bits << 1
 }
 
-/// The blocks of a short run in the two levels of the small orders.
+/// The blocks of a short run in the two levels of the small orders, whose words stand for the same 64 pages each.
 pub(super) struct Small {
-    /// First and last word with blocks of order 0, and their bits.
-    pub(super) pages: [(u64, u64); 2],
-    /// First and last heap, and their bits: the orders 1 to 5.
-    pub(super) heaps: [(u64, u64); 2],
-    /// What lies between, first page and the page behind: whole words, none when not below each other.
+    /// First and last word; two different ones, or one and the same.
+    pub(super) words: [u64; 2],
+    /// Their bits of level 0.
+    pub(super) pages: [u64; 2],
+    /// Their bits of level 1, of the orders 1 to 5.
+    pub(super) heaps: [u64; 2],
+    /// What lies between, first word and the word behind: none when not below each other.
     pub(super) middle: (u64, u64),
 }
 
@@ -160,61 +163,69 @@ impl Small {
     /// with larger blocks; hence the tables.
     #[inline]
     pub(super) fn new(start: u64, end: u64) -> Small {
-        let (odd_start, odd_end) = (start & 1, end & 1);
-        let pages = [
-            (start >> 6, odd_start << (start & 63)),
-            // When `end` is odd, the page below it is in the same word.
-            (end >> 6, odd_end << (end.wrapping_sub(odd_end) & 63)),
-        ];
-        let (start, end) = (start.wrapping_add(odd_start), end.wrapping_sub(odd_end));
-        // log2 of more than any block below the crest has; an order above 5 is not in the tables.
-        let crest = 63_u32.wrapping_sub((start.wrapping_sub(1) ^ end).leading_zeros()).min(6);
-        // The orders below that are the bits from `2 * half` on, which may be 64.
-        let half = 1_u32 << 6_u32.wrapping_sub(crest);
-        let below_crest = u64::MAX << half << half;
-        let heaps =
-            [(start >> 6, table(&UP_TO_END, start) & below_crest), (end >> 6, table(&FROM_START, end) & below_crest)];
-        Small { pages, heaps, middle: (start.wrapping_add(63) & !63, end & !63) }
+        // log2 of what the crest is divisible by. At least 1, so `| 1` changes nothing; it saves a test for 0.
+        let crest = (start.wrapping_sub(1) ^ end | 1).ilog2();
+        let below_crest = BELOW_CREST.get(index_of(crest) % 64).copied().unwrap_or(0);
+        let (first, up) = entry(&UP_TO_END, start);
+        let (last, from) = entry(&FROM_START, end);
+        let words = [start >> 6, end >> 6];
+        let behind = start.wrapping_add(63) >> 6;
+        Small { words, pages: [first, last], heaps: [up & below_crest, from & below_crest], middle: (behind, end >> 6) }
     }
 }
 
+/// For each page of a word, bits of level 0 and of level 1.
+type Table = [(u64, u64); 64];
+
 #[inline]
-fn table(table: &[u64; 32], page: u64) -> u64 {
-    table.get(crate::num::usize_of(page >> 1) % 32).copied().unwrap_or(0)
+fn entry(table: &Table, page: u64) -> (u64, u64) {
+    table.get(usize_of(page) % 64).copied().unwrap_or((0, 0))
 }
 
-/// The blocks of a heap from unit `2 * i` up to its end; none for 0, which is a whole word.
-static UP_TO_END: [u64; 32] = tables().0;
-/// The blocks of a heap from its start up to unit `2 * i`.
-static FROM_START: [u64; 32] = tables().1;
+/// The blocks from page `i` of a word up to its end; none for 0, which is a whole word.
+static UP_TO_END: Table = tables().0;
+/// The blocks from the start of a word up to page `i`.
+static FROM_START: Table = tables().1;
+/// The bits of a heap that are orders below the crest's, and below 6.
+static BELOW_CREST: [u64; 64] = tables().2;
 
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "runs when the library is compiled")]
-const fn tables() -> ([u64; 32], [u64; 32]) {
-    let (mut up, mut from) = ([0; 32], [0; 32]);
+const fn tables() -> (Table, Table, [u64; 64]) {
+    let (mut up, mut from, mut below) = ([(0, 0); 64], [(0, 0); 64], [u64::MAX << 2; 64]);
     let mut i = 1;
-    while i < 32 {
-        let mut at = 32 | i;
-        let mut left = 32 - i;
+    while i < 64 {
+        up[i].0 = (u64_of(i) & 1) << i;
+        from[i].0 = (u64_of(i) & 1) << (i - 1);
+        // Pairs of pages are bits 32..=63, their parents half that.
+        let mut at = 32 | i.div_ceil(2);
+        let mut left = 32 - i.div_ceil(2);
         while left != 0 {
             if left & 1 != 0 {
-                up[i] |= 1 << at;
+                up[i].1 |= 1 << at;
                 at += 1;
             }
             left >>= 1;
             at >>= 1;
         }
-        let mut at = 32 | i;
-        let mut rest = i;
+        let mut at = 32 | i >> 1;
+        let mut rest = i >> 1;
         while rest != 0 {
             if rest & 1 != 0 {
-                from[i] |= 1 << (at - 1);
+                from[i].1 |= 1 << (at - 1);
             }
             rest >>= 1;
             at >>= 1;
         }
         i += 1;
     }
-    (up, from)
+    // Orders from 6 on are not in the tables. A crest of order 0 there is not.
+    let mut crest = 1;
+    while crest < 6 {
+        let half = 1 << (6 - crest);
+        below[crest] = u64::MAX << half << half;
+        crest += 1;
+    }
+    (up, from, below)
 }
 
 #[allow(clippy::as_conversions, reason = "below 64; not const otherwise")]

@@ -86,7 +86,7 @@ impl Tree {
     /// unless one of these very blocks was there.
     #[inline]
     pub fn add_range(&mut self, range: PageRange) -> u64 {
-        let new = self.change(range, Bits::insert_word);
+        let new = self.change(range, 0, Bits::insert_word);
         self.pages = self.pages.wrapping_add(new);
         new
     }
@@ -98,7 +98,7 @@ impl Tree {
 
     /// Removes the blocks of a run of pages that was added as this one run. How many pages the removed blocks had.
     pub fn remove_range(&mut self, range: PageRange) -> u64 {
-        let old = self.change(range, Bits::remove_word);
+        let old = self.change(range, u64::MAX, Bits::remove_word);
         self.pages = self.pages.wrapping_sub(old);
         old
     }
@@ -226,36 +226,34 @@ impl Tree {
         }
     }
 
-    /// Does the same to every block of a run of pages. How many pages the blocks have that this changed.
+    /// Does the same to every block of a run of pages: `change`, which has an effect on bits that are as in `before`.
+    /// How many pages the blocks have that this changed.
     #[inline]
-    fn change(&mut self, range: PageRange, change: impl Fn(&mut Bits, u64, u64) -> u64) -> u64 {
+    fn change(&mut self, range: PageRange, before: u64, change: impl Fn(&mut Bits, u64, u64) -> u64 + Copy) -> u64 {
         if range.count() == 0 {
             return 0;
         }
-        let small = Small::new(range.start().get(), range.end());
-        let [pages, heaps, ..] = &mut self.levels;
-        let [first, last] = small.pages.map(|(word, bits)| bits ^ change(pages, word, bits));
-        let [head, tail] = small.heaps.map(|(word, bits)| bits ^ change(heaps, word, bits));
-        let (start, end) = small.middle;
-        let same = if first | last | head | tail != 0 || start < end {
-            self.change_rest([(0, first), (0, last), (1, head), (1, tail)], start, end, change)
-        } else {
-            0
-        };
-        range.count().wrapping_sub(same)
+        let Small { words, pages, heaps, middle: (start, end) } = Small::new(range.start().get(), range.end());
+        let mut changed = range.count();
+        let [level_0, level_1, ..] = &mut self.levels;
+        // Nearly always this is all there is to do.
+        if !level_0.flip_words(words, pages, before) && pages != [0, 0] {
+            changed = changed.wrapping_sub(same_of(0, words, pages, level_0, change));
+        }
+        if !level_1.flip_words(words, heaps, before) && heaps != [0, 0] {
+            changed = changed.wrapping_sub(same_of(1, words, heaps, level_1, change));
+        }
+        if start < end {
+            changed = changed.wrapping_sub(self.change_middle(start << 6, end << 6, change));
+        }
+        changed
     }
 
-    /// What a short run does not have: bits that were as they should be, and blocks that are not [`Small`], those of
-    /// the pages from `start` up to `end`. How many pages the blocks have that this did *not* change.
+    /// For the blocks that are not [`Small`], those of the pages from `start` up to `end`. How many pages the blocks
+    /// have that this did *not* change.
     #[inline(never)]
-    fn change_rest(
-        &mut self,
-        same: [(usize, u64); 4],
-        start: u64,
-        end: u64,
-        change: impl Fn(&mut Bits, u64, u64) -> u64,
-    ) -> u64 {
-        let mut same: u64 = same.iter().map(|&(level, bits)| pages_of(level, bits)).sum();
+    fn change_middle(&mut self, start: u64, end: u64, change: impl Fn(&mut Bits, u64, u64) -> u64) -> u64 {
+        let mut same: u64 = 0;
         let range = end.checked_sub(start).and_then(|count| PageRange::new(Pfn::new(start)?, count));
         for folio in range.into_iter().flat_map(|range| split(range, &Nodes::NONE)) {
             let (level, word, bit) = locate(folio);
@@ -265,6 +263,20 @@ impl Tree {
         }
         same
     }
+}
+
+/// Changes bits in two words of a level that are in another leaf than the last ones, or of which some are the same.
+/// How many pages the blocks have that this did *not* change.
+#[inline(never)]
+fn same_of(
+    level: usize,
+    words: [u64; 2],
+    bits: [u64; 2],
+    of: &mut Bits,
+    change: impl Fn(&mut Bits, u64, u64) -> u64,
+) -> u64 {
+    let pairs = words.into_iter().zip(bits);
+    pairs.map(|(word, bits)| pages_of(level, bits ^ change(of, word, bits))).sum()
 }
 
 impl<'a> IntoIterator for &'a Tree {

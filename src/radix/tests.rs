@@ -307,7 +307,11 @@ proptest! {
         let mut by_address: Vec<Folio> = tree.iter().collect();
         by_address.sort();
         prop_assert_eq!(by_address, split(range, &Nodes::NONE).collect::<Vec<_>>());
-        prop_assert_eq!((tree.remove_range(range), tree.len()), (count, 0));
+        let first = tree.clone();
+        prop_assert_eq!((tree.remove_range(range), tree.remove_range(range), tree.len()), (count, 0, 0));
+        // The leaves are there now.
+        prop_assert_eq!((tree.add_range(range), tree.add_range(range)), (count, 0));
+        prop_assert_eq!(tree, first);
     }
 
     /// What is stored is read back, and the nodes are the pages that were allocated.

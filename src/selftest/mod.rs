@@ -30,7 +30,7 @@ pub use save::Payload;
 pub const MADE_OF: CompatList<'static> = CompatList::new(COMPAT, &[abi::vmalloc::COMPAT]);
 
 /// The blob is a device tree of a few properties; Linux's has 240 bytes.
-const BLOB_LIMIT: u64 = 64 << 10;
+pub(crate) const BLOB_LIMIT: u64 = 64 << 10;
 /// Bytes of a folio that are read at a time.
 const PIECE: usize = 256 << 10;
 

@@ -17,15 +17,14 @@ use zerocopy::IntoBytes as _;
 
 use super::parts::{self, Ledger, Noise, Row};
 use super::{Args, Progress, now};
-use crate::units;
 
 type Failed = Box<dyn std::error::Error>;
 
 /// Makes everything, freezes, and leaves. Returns only when the process could not be replaced.
 pub(super) fn leave(args: &Args) -> Result<Stayed, Failed> {
-    check_memory(args.size)?;
     let page = kho::mem::Geometry::with_page_size(u64::try_from(rustix::param::page_size())?)
         .ok_or("pages of this machine are neither 4K, 16K nor 64K")?;
+    enough_memory(args.size)?;
     let mut outgoing = Outgoing::new(Bundle::new(1 << 30)?);
 
     let (ram, ram_hash) = memfd("ram", args.size, 1)?;
@@ -62,16 +61,19 @@ pub(super) fn leave(args: &Args) -> Result<Stayed, Failed> {
     Ok(finished.exec(&program, Some(&ticket)))
 }
 
-/// A memfd that does not fit would not fail: it would take the memory of all other processes with it.
-fn check_memory(size: u64) -> Result<(), Failed> {
+/// All that is handed over is in memory, and a machine that runs out of it kills whom it likes.
+fn enough_memory(size: u64) -> Result<(), Failed> {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next());
-    let Some(available) = available.and_then(|kib| kib.parse::<u64>().ok()?.checked_mul(1024)) else { return Ok(()) };
-    if size.saturating_add(parts::BESIDES) <= available {
-        return Ok(());
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let free = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
+    let wanted = size.saturating_add(2 * (parts::MEMFD_SIZE + parts::ARRAY_SIZE));
+    match free.map(|kib| kib.saturating_mul(1024)) {
+        Some(free) if wanted > free => {
+            let (wanted, free) = (crate::units::size(wanted), crate::units::size(free));
+            Err(format!("--size: the demo would need {wanted} of memory, and {free} are available").into())
+        }
+        _ => Ok(()),
     }
-    let (size, available) = (units::size(size), units::size(available));
-    Err(format!("--size {size}: only {available} of memory are available").into())
 }
 
 fn seal(file: &OwnedFd, seals: SealFlags) -> Result<(), Failed> {

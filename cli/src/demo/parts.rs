@@ -21,8 +21,6 @@ pub(super) const ROWS: u64 = 100_000;
 pub(super) const ARRAY: &str = "array";
 /// Bytes of that.
 pub(super) const ARRAY_SIZE: u64 = 64 << 20;
-/// Memory that the demo takes besides the memfd that travels by descriptor, rounded up.
-pub(super) const BESIDES: u64 = 256 << 20;
 /// Bytes of each of its blocks.
 pub(super) const BLOCK: u64 = 64 << 10;
 /// Node of what the predecessor knows of all this.

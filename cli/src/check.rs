@@ -1,0 +1,109 @@
+//! `kho check`: whether a successor would take it.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use kho::inspect::{Decoded, Problem};
+use serde::Serialize;
+
+use crate::source::{BOLD, Source, clean, findings, head, not_there, paint, print, print_json, verdict};
+
+/// Arguments of `kho check`.
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+const HELP: &str = "\
+The file is read as a successor would read it: structure, tree, ownership,
+and every component that is known here. Nothing is restored or changed.
+
+Examples:
+  kho check frozen.core
+      a dump of a machine that was frozen before its kexec
+  kho check --format json vmcore | jq '.findings[] | {code, node}'
+
+Exit codes:
+  0  fine; warnings are listed
+  1  problems were found and listed
+  2  it could not be checked: no such file, no handover, or cut so that
+     nothing can be said";
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One object: verdict, errors, warnings, findings
+    Json,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    verdict: &'static str,
+    errors: u64,
+    warnings: u64,
+    findings: &'a [Problem],
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    match args.source.decode() {
+        Ok(decoded) if !decoded.root.is_handover => {
+            let list = clean(&decoded.root.compatible.join(", "));
+            let name = args.source.name();
+            Err(format!(
+                "{name}: a device tree, and not the root of a handover: its compatible is \"{list}\", not kho-vN"
+            )
+            .into())
+        }
+        Ok(decoded) => {
+            report(args, &decoded)?;
+            Ok(ExitCode::from(u8::from(decoded.errors > 0)))
+        }
+        Err(error) if error.is_broken() => {
+            let finding = kho::report::Finding { node: "/".into(), fault: error.fault };
+            let problem = Problem::from(&finding);
+            match args.format {
+                Format::Json => {
+                    let findings = std::slice::from_ref(&problem);
+                    print_json(&Report { verdict: "problems", errors: 1, warnings: 0, findings })?;
+                }
+                Format::Text => {
+                    print(&format!(
+                        "{}\n{}: {}\n",
+                        clean(&problem.text),
+                        paint(BOLD, args.source.name()),
+                        verdict(1, 0)
+                    ))?;
+                }
+            }
+            Ok(ExitCode::from(1))
+        }
+        Err(error) => Err(args.source.not_shown(&error)),
+    }
+}
+
+fn report(args: &Args, decoded: &Decoded) -> std::io::Result<()> {
+    let Decoded { errors, warnings, findings: list, .. } = decoded;
+    match args.format {
+        Format::Json => print_json(&Report {
+            verdict: if *errors == 0 { "fine" } else { "problems" },
+            errors: *errors,
+            warnings: *warnings,
+            findings: list,
+        }),
+        Format::Text => print(&format!(
+            "{}{}{}{}: {}\n",
+            head(decoded),
+            not_there(decoded),
+            findings(decoded),
+            paint(BOLD, args.source.name()),
+            verdict(*errors, *warnings)
+        )),
+    }
+}

@@ -1,0 +1,214 @@
+//! `kho dump`: what is in it.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use kho::inspect::{Content, Decoded, Device, Node, Range};
+use kho::selftest::Rule;
+
+use crate::source::{
+    BOLD, DIM, Source, clean, count, findings, head, node_verdict, not_there, paint, print, print_json, verdict,
+};
+use crate::units::size;
+
+/// Arguments of `kho dump`.
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// How it is printed
+    #[arg(long, value_enum, default_value = "tree")]
+    format: Format,
+}
+
+const HELP: &str = "\
+Examples:
+  kho dump frozen.core
+      a dump of a machine that was frozen before its kexec
+  kho dump --format dts frozen.core | dtc -o root.dtb
+  kho dump --format json arena | jq '.preserved.entries'
+  kho dump --page-size 64K --fdt 0x40280000 vmcore
+  kho dump --base 0x80000000 ram.bin
+      raw memory
+
+JSON has addresses and sizes as numbers, in bytes. Blocks are pairs of address and order.
+
+Exit codes:
+  0  it was shown; what is wrong with it is shown too, and `kho check` fails
+  2  nothing could be shown: no such file, no handover, an unreadable root";
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// For people
+    Tree,
+    /// The root FDT as source that dtc compiles, values decoded in comments; other device trees as comments
+    Dts,
+    /// Everything
+    Json,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    let decoded = args.source.decode().map_err(|error| args.source.not_shown(&error))?;
+    match args.format {
+        Format::Tree => print(&tree(&decoded, &args.source.name()))?,
+        Format::Dts => print(&dts(&decoded)?)?,
+        Format::Json => print_json(&decoded)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn dts(decoded: &Decoded) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    decoded.print_dts(&mut text)?;
+    Ok(text)
+}
+
+/// So many lines are printed of one list.
+const LINES: usize = 12;
+
+fn tree(decoded: &Decoded, name: &str) -> String {
+    let mut text = format!("{}\n{}", paint(BOLD, name), head(decoded));
+    if !decoded.root.is_handover {
+        text.push_str("\nThis is not the root of a handover: its compatible has no kho-vN. As source:\n\n");
+        let _ = decoded.print_dts(&mut text);
+        return text;
+    }
+    let width = |of: fn(&Node) -> String, most: usize| {
+        decoded.nodes.iter().map(|node| of(node).chars().count()).max().unwrap_or(0).clamp(1, most)
+    };
+    let (names, layouts) = (width(title, 31), width(layout, 60));
+    text.push('\n');
+    for node in &decoded.nodes {
+        let title = format!("{:<names$}", title(node));
+        let layout = format!("{:<layouts$}", layout(node));
+        let blob =
+            node.blob.as_ref().map_or("no blob".into(), |blob| format!("{:>4} B at {:#x}", blob.size, blob.address));
+        let _ = write!(text, "{}  {layout}  {}  {blob}", paint(BOLD, title), node_verdict(node.verdict));
+        if let Some(owned) = node.owned.filter(|owned| *owned > 0) {
+            let _ = write!(text, ", owns {}", size(owned));
+        }
+        if node.optional {
+            text.push_str(", optional");
+        }
+        text.push('\n');
+        content(&mut text, node);
+    }
+    if decoded.nodes.is_empty() {
+        text.push_str("no nodes\n");
+    }
+    ranges(&mut text, decoded);
+    text.push('\n');
+    text.push_str(not_there(decoded));
+    text.push_str(&findings(decoded));
+    let _ = writeln!(text, "{}", verdict(decoded.errors, decoded.warnings));
+    text
+}
+
+fn title(node: &Node) -> String {
+    clean(&node.name)
+}
+
+fn layout(node: &Node) -> String {
+    match (&node.read_as, node.compatible.is_empty()) {
+        (_, false) => clean(&node.compatible.join(", ")),
+        (Some(layout), true) => layout.clone(),
+        (None, true) => "-".into(),
+    }
+}
+
+fn content(text: &mut String, node: &Node) {
+    let mut line = |line: String| {
+        let _ = writeln!(text, "    {line}");
+    };
+    match &node.content {
+        None => {}
+        Some(Content::Files { files }) => {
+            line(format!("{} beside the memory", count(files.len() as u64, "file")));
+            lines(files, file, &mut line);
+        }
+        Some(Content::Memfd { pos, size: bytes, seals, folios }) => {
+            line(format!("memfd of {}, {}, position {pos}", size(*bytes), sealed(seals)));
+            line(format!("{}: {}", count(folios.len() as u64, "folio"), by_order(folios.iter().map(|folio| folio.1))));
+        }
+        Some(Content::KhoTest { csum, rule, bytes, folios }) => {
+            let rule = match rule {
+                Rule::Words => "words, as x86-64",
+                Rule::Folded => "folded, as arm64",
+            };
+            let orders = by_order(folios.iter().map(|folio| folio.1));
+            line(format!("{} of {}: {orders}", count(folios.len() as u64, "folio"), size(*bytes)));
+            line(format!("checksum {csum:#010x} is right ({rule})"));
+        }
+        Some(Content::Records { count: records, record_size, blocks, .. }) => {
+            let pages = count(blocks.len() as u64, "page");
+            line(format!("{} of {record_size} B in {pages}", count(*records, "record")));
+        }
+        Some(Content::Array { bytes, blocks }) => {
+            let orders = by_order(blocks.iter().map(|block| block.1));
+            line(format!("array of {} in {}: {orders}", size(*bytes), count(blocks.len() as u64, "block")));
+        }
+        Some(Content::Bytes { first_bytes }) => hex(first_bytes, &mut line),
+        Some(_) => line("see --format json".into()),
+    }
+}
+
+/// The first of a list, and how many there are more.
+fn lines<T>(list: &[T], show: impl Fn(&T) -> String, line: &mut impl FnMut(String)) {
+    list.iter().take(LINES).for_each(|item| line(show(item)));
+    if list.len() > LINES {
+        line(paint(DIM, format_args!("... and {} more: --format json has all", list.len() - LINES)));
+    }
+}
+
+fn file(file: &Device) -> String {
+    format!(
+        "token {:#x}: {} of {}, {}, position {}, inode {} on device {:#x}",
+        file.token,
+        file.kind,
+        size(file.size),
+        sealed(&file.seals),
+        file.pos,
+        file.inode,
+        file.device
+    )
+}
+
+fn sealed(seals: &[String]) -> String {
+    if seals.is_empty() { "no seals".into() } else { format!("sealed {}", seals.join(" ")) }
+}
+
+/// `3 of order 0, 1 of order 5`.
+fn by_order(orders: impl Iterator<Item = u32>) -> String {
+    let mut counts = std::collections::BTreeMap::<u32, u64>::new();
+    orders.for_each(|order| *counts.entry(order).or_default() += 1);
+    let counts: Vec<_> = counts.into_iter().map(|(order, blocks)| format!("{blocks} of order {order}")).collect();
+    if counts.is_empty() { "none".into() } else { counts.join(", ") }
+}
+
+/// The first bytes of what nobody understands, 16 on a line, with the characters that they are.
+fn hex(digits: &str, line: &mut impl FnMut(String)) {
+    let bytes: Vec<u8> = digits
+        .as_bytes()
+        .chunks(2)
+        .filter_map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok())
+        .collect();
+    for (index, row) in bytes.chunks(16).enumerate() {
+        let hex: Vec<_> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text: String = row.iter().map(|b| if (b' '..=b'~').contains(b) { char::from(*b) } else { '.' }).collect();
+        line(paint(DIM, format_args!("{:02x}  {:<47}  {text}", index * 16, hex.join(" "))));
+    }
+}
+
+fn ranges(text: &mut String, decoded: &Decoded) {
+    let Some(preserved) = &decoded.preserved else { return };
+    text.push_str("\npreserved ranges\n");
+    let show = |range: &Range| {
+        format!("{:#014x}..{:#014x}  {}", range.address, range.address.saturating_add(range.size), size(range.size))
+    };
+    lines(&preserved.ranges, show, &mut |line| {
+        let _ = writeln!(text, "    {line}");
+    });
+}

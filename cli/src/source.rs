@@ -1,0 +1,228 @@
+//! The file that is looked at, and how what was found in it is written.
+
+use std::error::Error;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use anstyle::{AnsiColor, Style};
+use clap::ValueEnum;
+use kho::inspect::{self, Decoded, FoundBy, NotShown, Options, PageSizeBy, Problem, SourceKind};
+use kho::mem::{Geometry, PhysAddr};
+use kho::report::{Code, Severity};
+
+use crate::units::{parse_size, size};
+
+/// What is looked at.
+#[derive(clap::Args)]
+pub(crate) struct Source {
+    /// A device tree (.dtb), an arena, an ELF core (a dump of QEMU, /proc/vmcore), or raw memory
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Physical address of the root FDT; without it, all pages are searched
+    #[arg(long, value_name = "ADDR", value_parser = parse_size)]
+    fdt: Option<u64>,
+    /// Page size of the machine that wrote it; without it, the one that its tree fits
+    #[arg(long, value_name = "SIZE", ignore_case = true)]
+    page_size: Option<Pages>,
+    /// FILE is raw memory, and its first byte is at this physical address
+    #[arg(long, value_name = "ADDR", value_parser = parse_size)]
+    base: Option<u64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Pages {
+    #[value(name = "4K", aliases = ["4KiB", "4096", "0x1000"])]
+    K4,
+    #[value(name = "16K", aliases = ["16KiB", "16384", "0x4000"])]
+    K16,
+    #[value(name = "64K", aliases = ["64KiB", "65536", "0x10000"])]
+    K64,
+}
+
+impl Source {
+    pub(crate) fn decode(&self) -> Result<Decoded, NotShown> {
+        let geometry = self.page_size.map(|pages| match pages {
+            Pages::K4 => Geometry::K4,
+            Pages::K16 => Geometry::K16,
+            Pages::K64 => Geometry::K64,
+        });
+        let options = Options { fdt: self.fdt.map(PhysAddr::new), geometry, base: self.base.map(PhysAddr::new) };
+        inspect::open(&self.file, &options)
+    }
+
+    /// The name of the file, for people.
+    pub(crate) fn name(&self) -> String {
+        clean(&self.file.display().to_string())
+    }
+
+    /// What is said when nothing can be shown.
+    pub(crate) fn not_shown(&self, error: &NotShown) -> Box<dyn Error> {
+        let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        let fault = &error.fault;
+        let why = match fault.code() {
+            // The system's own words say it all.
+            Code::Io if fault.at().offset.is_none() && fault.at().address.is_none() => fault.found_text().into(),
+            _ => error.to_string(),
+        };
+        format!("{}: {}{hint}", self.name(), clean(&why)).into()
+    }
+}
+
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
+const GREEN: Style = AnsiColor::Green.on_default();
+const RED: Style = AnsiColor::Red.on_default().bold();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+
+/// Text in a style. What is printed goes through [`print()`], which takes the style away where it would be noise.
+pub(crate) fn paint(style: Style, text: impl fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Text out of a handover: it may have been made to drive the terminal that it is shown on.
+pub(crate) fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // Escaped once is enough.
+            '\'' | '"' | '\\' => clean.push(c),
+            _ => clean.extend(c.escape_debug()),
+        }
+    }
+    clean
+}
+
+/// Writes to standard output, with colour if it is a terminal that wants it. A reader that has seen enough is no error.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    done(anstream::stdout().write_all(text.as_bytes()).and_then(|()| anstream::stdout().flush()))
+}
+
+/// As [`print()`], a value as JSON.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = serde_json::to_writer(&mut out, value).map_err(io::Error::from);
+    done(written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()))
+}
+
+fn done(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
+
+/// `1 node`, `2 nodes`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// What the file is and where its root is, in two or three lines.
+pub(crate) fn head(decoded: &Decoded) -> String {
+    let mut text = String::new();
+    let source = &decoded.source;
+    let kind = match source.kind {
+        SourceKind::DeviceTree => "device tree",
+        SourceKind::Arena => "arena",
+        SourceKind::Core => "ELF core",
+        SourceKind::Raw => "raw memory",
+        _ => "file",
+    };
+    let _ = write!(text, "{:<10} {kind}, {}", "source", size(source.bytes));
+    if source.extents > 1 {
+        let _ = write!(text, " in {}", count(source.extents as u64, "range"));
+    }
+    if let Some(page) = &decoded.page_size {
+        let by = match page.by {
+            PageSizeBy::Header => "as its header says",
+            PageSizeBy::Option => "as --page-size says",
+            PageSizeBy::Guess => "guessed; --page-size if that is wrong",
+        };
+        let _ = write!(text, ", pages of {} ({by})", size(page.bytes));
+    }
+    let root = &decoded.root;
+    let list = clean(&root.compatible.join(", "));
+    let _ = write!(text, "\n{:<10} ", "root FDT");
+    if let Some(address) = root.address {
+        let _ = write!(text, "{address:#x}, ");
+    }
+    let _ = write!(text, "{} bytes, {}", root.size, if list.is_empty() { "no compatible" } else { &list });
+    match root.found_by {
+        FoundBy::Header => text.push_str(" (the header of the arena names it)"),
+        FoundBy::Option => text.push_str(" (--fdt names it)"),
+        FoundBy::Search => text.push_str(" (found by search)"),
+        FoundBy::File => {}
+    }
+    text.push('\n');
+    for other in &decoded.candidates {
+        let verdict = other.errors.map_or("its tree cannot be read".into(), |errors| count(errors, "error"));
+        let _ =
+            writeln!(text, "{:<10} {:#x}, {verdict}: not shown (--fdt {:#x})", "another", other.address, other.address);
+    }
+    if let Some(preserved) = &decoded.preserved {
+        let _ = write!(
+            text,
+            "{:<10} {} in {}, {} of {}\n{:<10} ",
+            "preserved",
+            size(preserved.bytes),
+            count(preserved.blocks, "block"),
+            count(preserved.ranges.len() as u64, "range"),
+            count(preserved.pages, "page"),
+            "by order",
+        );
+        let page = decoded.page_size.as_ref().map_or(0, |page| page.bytes);
+        let orders = preserved.orders.iter().map(|order| {
+            let bytes = page.checked_shl(order.order).unwrap_or(0);
+            format!("{} of order {} ({})", order.blocks, order.order, size(bytes))
+        });
+        let _ = writeln!(text, "{}", orders.collect::<Vec<_>>().join(", "));
+    }
+    text
+}
+
+/// What was found wrong: one line each, and how many were not kept.
+pub(crate) fn findings(decoded: &Decoded) -> String {
+    let mut text = String::new();
+    for problem in &decoded.findings {
+        let _ = writeln!(text, "{}", finding(problem));
+    }
+    let more = (decoded.errors + decoded.warnings).saturating_sub(decoded.findings.len() as u64);
+    if more > 0 {
+        let _ = writeln!(text, "... and {more} more");
+    }
+    text
+}
+
+fn finding(problem: &Problem) -> String {
+    let word = problem.severity.to_string();
+    let style = if problem.severity == Severity::Error { RED } else { YELLOW };
+    let rest = problem.text.strip_prefix(&word).unwrap_or(&problem.text);
+    format!("{}{}", paint(style, &word), clean(rest))
+}
+
+/// What was not looked into, because it is not there.
+pub(crate) fn not_there(decoded: &Decoded) -> &'static str {
+    match decoded.source.kind {
+        SourceKind::DeviceTree => {
+            "the root FDT alone: the memory that it names is not here, so nothing in it was checked\n"
+        }
+        _ => "",
+    }
+}
+
+/// `fine`, or how much is wrong.
+pub(crate) fn verdict(errors: u64, warnings: u64) -> String {
+    match (errors, warnings) {
+        (0, 0) => paint(GREEN, "fine"),
+        (0, _) => format!("{}, {}", paint(GREEN, "fine"), paint(YELLOW, count(warnings, "warning"))),
+        (_, 0) => paint(RED, count(errors, "error")),
+        _ => format!("{}, {}", paint(RED, count(errors, "error")), paint(YELLOW, count(warnings, "warning"))),
+    }
+}
+
+pub(crate) fn node_verdict(verdict: Option<kho::handover::Verdict>) -> String {
+    use kho::handover::Verdict;
+    match verdict {
+        None => paint(DIM, "not read"),
+        Some(Verdict::Fine) => paint(GREEN, "fine    "),
+        Some(Verdict::Refused) => paint(RED, "refused "),
+        Some(other) => paint(YELLOW, format_args!("{other:<8}")),
+    }
+}

@@ -1,0 +1,211 @@
+//! `kho dump`: what a user sees of real and of made handovers.
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::{Handover, dtc, fixture, json, node, run, text};
+use serde_json::{Value, json};
+
+fn frozen() -> (String, Value) {
+    let expected = serde_json::from_slice(&std::fs::read(fixture("frozen.json")).unwrap()).unwrap();
+    (fixture("frozen.core").to_str().unwrap().into(), expected)
+}
+
+#[test]
+fn a_frozen_machine_as_another_decoder_found_it() {
+    let (core, expected) = frozen();
+    let decoded = json(0, &["dump", &core]);
+    assert_eq!(decoded["preserved"]["entries"], expected["preserved"]);
+    assert_eq!(decoded["preserved"]["pages"], expected["preserved_pages"]);
+    assert_eq!(decoded["root"]["address"], expected["fdt"]);
+    assert_eq!(decoded["root"]["compatible"], json!([expected["compatible"]]));
+    assert_eq!(decoded["root"]["preserved_memory_map"], expected["memory_map"]);
+    assert_eq!(decoded["root"]["found_by"], "search");
+    assert_eq!(decoded["page_size"], json!({"bytes": 4096, "by": "guess"}));
+    let subtrees = expected["subtrees"].as_object().unwrap();
+    assert_eq!(decoded["nodes"].as_array().unwrap().len(), subtrees.len());
+    for (name, wanted) in subtrees {
+        assert_eq!(node(&decoded, name)["blob"], json!({"address": wanted["phys"], "size": wanted["size"]}), "{name}");
+    }
+    let (wanted, content) = (&subtrees["kho_test"], &node(&decoded, "kho_test")["content"]);
+    assert_eq!(content["kind"], "kho-test");
+    assert_eq!(content["csum"], wanted["csum"]);
+    assert_eq!(content["folios"], wanted["folios"]);
+    assert_eq!(content["rule"], "words");
+    assert_eq!(node(&decoded, "kho_test")["verdict"], "fine");
+    assert_eq!(decoded["errors"], 0);
+}
+
+#[test]
+fn ranges_orders_and_blocks_are_the_same_pages() {
+    let decoded = json(0, &["dump", &frozen().0]);
+    let preserved = &decoded["preserved"];
+    let entries: Vec<(u64, u32)> = serde_json::from_value(preserved["entries"].clone()).unwrap();
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for &(address, order) in &entries {
+        let size = 4096 << order;
+        match ranges.last_mut() {
+            Some(last) if last.0 + last.1 == address => last.1 += size,
+            _ => ranges.push((address, size)),
+        }
+    }
+    let ranges: Vec<Value> =
+        ranges.into_iter().map(|(address, size)| json!({"address": address, "size": size})).collect();
+    assert_eq!(preserved["ranges"], json!(ranges));
+    assert_eq!(preserved["blocks"], entries.len());
+    for count in preserved["orders"].as_array().unwrap() {
+        let blocks = entries.iter().filter(|entry| count["order"] == entry.1).count();
+        assert_eq!(count["blocks"], blocks);
+    }
+}
+
+#[test]
+fn raw_memory_and_addresses_as_people_write_them() {
+    let (core, expected) = frozen();
+    // One page of the machine: the one with the root.
+    let (dir, bytes) = (tempfile::tempdir().unwrap(), std::fs::read(&core).unwrap());
+    let at = bytes.windows(4).position(|four| four == [0xd0, 0x0d, 0xfe, 0xed]).unwrap();
+    let raw = dir.path().join("raw");
+    std::fs::write(&raw, &bytes[at..at + 4096]).unwrap();
+    let raw = raw.to_str().unwrap();
+    let root = expected["fdt"].as_u64().unwrap();
+    let decoded = json(0, &["dump", "--base", &format!("{root:#x}"), raw]);
+    assert_eq!((&decoded["source"]["kind"], &decoded["root"]["address"]), (&json!("raw"), &expected["fdt"]));
+    // The tree is not in that page: an error, and what the root says is shown all the same.
+    assert_eq!(decoded["findings"][0]["code"], "outside");
+    assert_eq!(decoded["nodes"].as_array().unwrap().len(), 4);
+    let hint = run(2, &["dump", raw, "--fdt", "0x1000"]);
+    assert!(hint.contains("for memory images"), "{hint}");
+    for fdt in [format!("{root:#x}"), root.to_string(), "4384K".into()] {
+        let decoded = json(0, &["dump", &core, "--fdt", &fdt, "--page-size", "4k"]);
+        assert_eq!((&decoded["errors"], &decoded["root"]["found_by"]), (&json!(0), &json!("option")), "{fdt}");
+    }
+}
+
+#[test]
+fn the_root_alone() {
+    let root = fixture("debugfs/after/in/fdt");
+    let decoded = json(0, &["dump", root.to_str().unwrap()]);
+    assert_eq!(decoded["source"]["kind"], "device-tree");
+    assert_eq!(decoded["preserved"], Value::Null);
+    assert_eq!(node(&decoded, "LUO")["blob"], json!({"address": 6_717_440, "size": 32}));
+    assert_eq!(node(&decoded, "LUO")["content"], Value::Null);
+    let shown = run(0, &["dump", root.to_str().unwrap()]);
+    assert!(shown.contains("the memory that it names is not here"), "{shown}");
+}
+
+#[test]
+fn the_copy_that_debugfs_cuts() {
+    let cut = fixture("debugfs/before/out/fdt");
+    let error = run(2, &["dump", cut.to_str().unwrap()]);
+    assert!(error.contains("truncated") && error.contains("found 233 bytes, expected 405"), "{error}");
+    assert!(error.contains("the size that it had at boot"), "{error}");
+}
+
+#[test]
+fn every_kind_of_node_that_this_library_writes() {
+    let handover = Handover::new();
+    let decoded = handover.decoded();
+    assert_eq!(decoded["errors"], 0, "{}", decoded["findings"]);
+    assert_eq!(decoded["root"]["found_by"], "header");
+    let content = |name| &node(&decoded, name)["content"];
+
+    let test = content("kho_test");
+    assert_eq!((&test["kind"], &test["bytes"]), (&json!("kho-test"), &json!(3 * 4096)));
+    assert_eq!(test["folios"][0][1], 1);
+
+    let orders = content("orders");
+    assert_eq!(orders["kind"], "records");
+    // 170 records of 24 bytes fit into a page.
+    assert_eq!((&orders["count"], &orders["record_size"]), (&json!(1000), &json!(24)));
+    assert_eq!(orders["blocks"].as_array().unwrap().len(), 6);
+    assert_eq!(orders["blocks"][0], orders["first"]);
+    assert_eq!(node(&decoded, "orders")["compatible"], json!(["shop-orders-v3", "block-v1", "kho-records-v1"]));
+    assert_eq!(node(&decoded, "orders")["read_as"], "kho-records-v1");
+
+    let picture = content("picture");
+    let blocks: Vec<(u64, u32)> = serde_json::from_value(picture["blocks"].clone()).unwrap();
+    let frames = handover.frames.iter().map(|frame| {
+        let folio = frame.folio();
+        (folio.addr(kho::mem::Geometry::K4).get(), folio.order().get())
+    });
+    assert_eq!((blocks, &picture["bytes"]), (frames.collect(), &json!(150_000)));
+
+    let small = content("small");
+    assert_eq!((&small["kind"], &small["size"], &small["pos"]), (&json!("memfd"), &json!(10_000), &json!(10_000)));
+    assert_eq!(small["folios"].as_array().unwrap().len(), 3);
+
+    let files = &content("files")["files"];
+    assert_eq!(
+        (&files[0]["token"], &files[0]["size"], &files[0]["kind"]),
+        (&json!(0xabc), &json!(1 << 20), &json!("memfd"))
+    );
+    assert_eq!(files.as_array().unwrap().len(), 1);
+
+    // Nobody knows what a note is.
+    let note = content("note");
+    let bytes: String = b"\x1b[31mnot red\x1b[0m".iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(*note, json!({"kind": "bytes", "first_bytes": bytes}));
+    assert_eq!(node(&decoded, "note")["verdict"], "opaque");
+    for node in decoded["nodes"].as_array().unwrap().iter().filter(|node| node["name"] != "note") {
+        let owned: u64 = node["mem"].as_array().unwrap().iter().map(|range| range["size"].as_u64().unwrap()).sum();
+        assert_eq!(node["owned"], owned, "{}", node["name"]);
+    }
+}
+
+#[test]
+fn the_tree_is_for_people_and_cannot_drive_their_terminal() {
+    let shown = run(0, &["dump", Handover::new().path()]);
+    assert!(shown.contains("1000 records of 24 B in 6 pages"), "{shown}");
+    assert!(shown.contains("token 0xabc: memfd of 1 MiB, no seals, position 1048576"), "{shown}");
+    assert!(shown.contains("array of 146.4 KiB in 3 blocks: 3 of order 4"), "{shown}");
+    assert!(!shown.contains('\x1b'), "no colour where no terminal is, and none of the handover's own");
+}
+
+#[test]
+fn the_tree_of_the_frozen_machine() {
+    let shown = run(0, &["dump", &frozen().0]);
+    let shown = shown.split_once('\n').unwrap().1;
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/frozen.txt");
+    if std::env::var_os("KHO_BLESS").is_some() {
+        std::fs::write(&golden, shown).unwrap();
+    }
+    let golden = std::fs::read_to_string(golden).unwrap();
+    assert!(shown == golden, "KHO_BLESS=1 writes what is shown now into tests/golden/frozen.txt:\n{shown}");
+}
+
+#[test]
+fn source_that_dtc_compiles_to_the_same_tree() {
+    let handover = Handover::new();
+    let root = std::fs::read(fixture("debugfs/after/in/fdt")).unwrap();
+    for (path, sub) in [(frozen().0.as_str(), 2), (handover.path(), 1)] {
+        let source = run(0, &["dump", "--format", "dts", path]);
+        assert_eq!(source.matches("is a device tree of its own:").count(), sub, "{source}");
+        let Some(compiled) = dtc(&source) else { return };
+        assert!(compiled.status.success() && compiled.stderr.is_empty(), "{}", text(&compiled.stderr));
+        let fdt = kho::fdt::Fdt::parse(&compiled.stdout).unwrap();
+        let shown: Vec<_> = fdt.root().children().map(|node| node.name().to_vec()).collect();
+        if sub == 2 {
+            let real = kho::fdt::Fdt::parse(&root).unwrap();
+            assert_eq!(shown, real.root().children().map(|node| node.name().to_vec()).collect::<Vec<_>>());
+        } else {
+            assert_eq!(shown.len(), 6);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    for format in ["tree", "dts", "json"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kho"))
+            .args(["dump", "--format", format, &frozen().0])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{format}");
+    }
+}

@@ -1,0 +1,160 @@
+//! Which device tree in memory is the root of the handover.
+
+use alloc::rc::Rc;
+
+use super::show::{self, Seen};
+use super::view::{Candidate, PageSizeBy};
+use super::{Hint, NotShown};
+use crate::abi::kho;
+use crate::compat::Compat;
+use crate::fdt::Fdt;
+use crate::handover::{Incoming, Plan, read_root};
+use crate::mem::{Geometry, Image, MemError, Memory, PhysAddr, PhysRange};
+use crate::radix::Tree;
+use crate::report::{Code, Fault};
+
+/// So many device trees are read while searching, and so many roots looked into: a memory that is made of them must not
+/// cost its size squared.
+const TREES: usize = 4_096;
+pub(super) const ROOTS: usize = 16;
+
+/// An image that several plans read, each with its own page size.
+pub(super) struct Shared {
+    image: Rc<Image>,
+    geometry: Geometry,
+}
+
+impl Memory for Shared {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn extents(&self) -> &[PhysRange] {
+        self.image.extents()
+    }
+
+    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
+        self.image.read(at, to)
+    }
+}
+
+/// Whether a device tree says that it is the root of a handover, of whatever version.
+pub(super) fn is_root(fdt: &Fdt<'_>) -> bool {
+    let root = fdt.root();
+    let Some(compatible) = root.property(kho::COMPATIBLE) else { return false };
+    let mut list = compatible.value().split(|&byte| byte == 0).filter_map(|text| Compat::parse(text).ok());
+    list.any(|compat| compat.name() == kho::COMPAT.name())
+}
+
+/// All roots in a memory of which nothing is known, by ascending address.
+///
+/// # Errors
+/// When a page cannot be read before any root is found.
+pub(super) fn roots(image: &Image) -> Result<Vec<PhysAddr>, Fault> {
+    let mut roots = Vec::new();
+    for at in image.find_fdt().take(TREES) {
+        match at {
+            Ok(at) => {
+                let bytes = read_root(image, at).unwrap_or_default();
+                let root = Fdt::parse(&bytes)
+                    .is_ok_and(|fdt| is_root(&fdt) && fdt.root().property(kho::PRESERVED_MEMORY_MAP).is_some());
+                roots.extend(root.then_some(at));
+            }
+            Err(error) if roots.is_empty() => return Err(error.into()),
+            Err(_) => break,
+        }
+    }
+    Ok(roots)
+}
+
+/// A root that was looked into.
+pub(super) struct Looked {
+    pub(super) root: PhysAddr,
+    pub(super) bytes: Vec<u8>,
+    pub(super) geometry: (Geometry, PageSizeBy),
+    pub(super) plan: Plan<Shared>,
+    pub(super) seen: Seen,
+}
+
+impl Looked {
+    /// Less is better.
+    fn score(&self) -> (bool, u64) {
+        (self.plan.tree().is_none(), self.plan.findings().errors())
+    }
+}
+
+/// Looks into the roots, and takes the one with the fewest errors, the first one of several: it, and the others.
+pub(super) fn best(
+    image: &Rc<Image>,
+    roots: &[PhysAddr],
+    geometries: &[(Geometry, PageSizeBy)],
+) -> Result<Option<(Looked, Vec<Candidate>)>, NotShown> {
+    let mut best: Option<Looked> = None;
+    let mut all = Vec::new();
+    for (number, &root) in roots.iter().enumerate() {
+        let mut errors = None;
+        // With several, what has no tree is not worth more; if none has, the first one is.
+        if number == 0
+            || (number < ROOTS && geometries.iter().any(|(geometry, _)| tree(image, root, *geometry).is_some()))
+        {
+            let looked = look(image, root, geometries)?;
+            errors = looked.plan.tree().is_some().then(|| looked.plan.findings().errors());
+            if best.as_ref().is_none_or(|best| looked.score() < best.score()) {
+                best = Some(looked);
+            }
+        }
+        all.push(Candidate { address: root.get(), errors });
+    }
+    Ok(best.map(|best| {
+        all.retain(|candidate| candidate.address != best.root.get());
+        (best, all)
+    }))
+}
+
+/// The tree of a root, if it can be read with that page size: cheap, beside a plan that may sum gigabytes.
+fn tree(image: &Rc<Image>, root: PhysAddr, geometry: Geometry) -> Option<Tree> {
+    let memory = Shared { image: Rc::clone(image), geometry };
+    let bytes = read_root(&memory, root).ok()?;
+    let map = Fdt::parse(&bytes).ok()?.root().property(kho::PRESERVED_MEMORY_MAP)?.u64_native().ok()?;
+    Tree::load(&memory, PhysAddr::new(map)).ok().map(|loaded| loaded.tree)
+}
+
+/// The page size to read a root with. That a tree can be read means little: with a smaller page size than its own it
+/// may look empty. But a root is always preserved itself.
+fn geometry(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> (Geometry, PageSizeBy) {
+    let first = geometries.first().copied().unwrap_or((Geometry::K4, PageSizeBy::Guess));
+    if geometries.len() < 2 {
+        return first;
+    }
+    let mut readable = None;
+    for &choice in geometries {
+        let Some(tree) = tree(image, root, choice.0) else { continue };
+        if root.page_around(choice.0).is_some_and(|page| tree.holder(page).is_some()) {
+            return choice;
+        }
+        readable = readable.or((!tree.is_empty()).then_some(choice));
+    }
+    readable.unwrap_or(first)
+}
+
+/// Plans a root.
+fn look(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> Result<Looked, NotShown> {
+    let geometry = geometry(image, root, geometries);
+    let memory = Shared { image: Rc::clone(image), geometry: geometry.0 };
+    let bytes = read_root(&memory, root).map_err(|fault| match fault.at().item.as_deref() {
+        // No device tree at all.
+        Some("magic") => NotShown {
+            fault: Fault::new(Code::NoHandover)
+                .address(root.get())
+                .found(fault.found_text())
+                .expected(fault.expected_text()),
+            hint: Hint::NoRoot,
+        },
+        _ => NotShown::from(fault),
+    })?;
+    let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(root.get()))?;
+    let seen = Seen::default();
+    let registry = show::registry(&fdt, &seen);
+    let plan = Incoming::new(memory, root).plan(&registry);
+    Ok(Looked { root, bytes, geometry, plan, seen })
+}

@@ -1,0 +1,474 @@
+//! The values that are shown.
+
+use core::fmt;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::abi::{files, kho};
+use crate::fdt::{self, Fdt, dts};
+use crate::handover::Verdict;
+use crate::mem::{Folio, Geometry, ImageKind};
+use crate::radix::Tree;
+use crate::report::{Class, Code, Finding, Findings, Severity};
+use crate::selftest::Rule;
+
+/// A handover, decoded.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Decoded {
+    /// What it was read from.
+    pub source: SourceView,
+    /// None for a device tree by itself.
+    pub page_size: Option<PageSize>,
+    /// The root FDT.
+    pub root: Root,
+    /// Other roots that the search found, and how they did.
+    pub candidates: Vec<Candidate>,
+    /// What the radix tree preserves; none where it could not be read.
+    pub preserved: Option<Preserved>,
+    /// The nodes, in the order of the root FDT.
+    pub nodes: Vec<Node>,
+    /// What is wrong, at most [`Findings::LIMIT`] of it.
+    pub findings: Vec<Problem>,
+    /// How many errors were found.
+    pub errors: u64,
+    /// How many warnings were found.
+    pub warnings: u64,
+    /// The root FDT and the blobs that are device trees: name of the node, address, bytes.
+    #[serde(skip)]
+    trees: Vec<(String, Option<u64>, Vec<u8>)>,
+}
+
+impl Decoded {
+    pub(super) fn new(
+        source: SourceView,
+        root: Root,
+        nodes: Vec<Node>,
+        findings: &Findings,
+        trees: Vec<(String, Option<u64>, Vec<u8>)>,
+    ) -> Self {
+        Decoded {
+            source,
+            page_size: None,
+            root,
+            candidates: Vec::new(),
+            preserved: None,
+            nodes,
+            findings: findings.kept().iter().map(Problem::from).collect(),
+            errors: findings.errors(),
+            warnings: findings.warnings(),
+            trees,
+        }
+    }
+
+    /// Prints the root FDT as source that `dtc` compiles, as [`dts::print`] does. Behind it, as comments, the blobs of
+    /// nodes that are device trees themselves.
+    ///
+    /// # Errors
+    /// Only those of `out`.
+    pub fn print_dts(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        let mut trees = self.trees.iter();
+        if let Some(fdt) = trees.next().and_then(|(.., bytes)| Fdt::parse(bytes).ok()) {
+            dts::print(&fdt, out)?;
+        }
+        for (name, address, bytes) in trees {
+            let Ok(fdt) = Fdt::parse(bytes) else { continue };
+            let name = name.escape_debug();
+            writeln!(out, "\n// The blob of {name}, at {:#x}, is a device tree of its own:", address.unwrap_or(0))?;
+            let mut text = String::new();
+            dts::print(&fdt, &mut text)?;
+            for line in text.lines() {
+                writeln!(out, "{}", format_args!("// {line}").to_string().trim_end())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What something was read from.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceView {
+    /// What kind of file.
+    pub kind: SourceKind,
+    /// Bytes of memory; of a device tree, of the file.
+    pub bytes: u64,
+    /// Ranges of memory.
+    pub extents: usize,
+}
+
+/// What kind of file something was read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum SourceKind {
+    /// A device tree by itself.
+    DeviceTree,
+    /// An arena.
+    Arena,
+    /// An ELF core.
+    Core,
+    /// Raw memory.
+    Raw,
+}
+
+impl From<ImageKind> for SourceKind {
+    fn from(kind: ImageKind) -> Self {
+        match kind {
+            ImageKind::Raw => SourceKind::Raw,
+            ImageKind::Core => SourceKind::Core,
+            ImageKind::Arena => SourceKind::Arena,
+        }
+    }
+}
+
+/// The page size, and who says so.
+#[derive(Clone, Debug, Serialize)]
+pub struct PageSize {
+    /// Bytes of a page.
+    pub bytes: u64,
+    /// Who says so.
+    pub by: PageSizeBy,
+}
+
+/// Who says what the page size is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PageSizeBy {
+    /// The header of the arena.
+    Header,
+    /// [`Options::geometry`](super::Options).
+    Option,
+    /// Nobody: the smallest with which the tree preserves its root.
+    Guess,
+}
+
+/// The root of the handover.
+#[derive(Clone, Debug, Serialize)]
+pub struct Root {
+    /// Physical address, in bytes; none for a device tree by itself.
+    pub address: Option<u64>,
+    /// Bytes.
+    pub size: u64,
+    /// How it was found.
+    pub found_by: FoundBy,
+    /// What it says that it is made of.
+    pub compatible: Vec<String>,
+    /// Whether it says that it is the root of a handover, of whatever version.
+    pub is_handover: bool,
+    /// Physical address of the radix tree, as it says.
+    pub preserved_memory_map: Option<u64>,
+}
+
+impl Root {
+    pub(super) fn of(fdt: &Fdt<'_>, address: Option<u64>, found_by: FoundBy) -> Self {
+        let root = fdt.root();
+        Root {
+            address,
+            size: crate::num::u64_of(fdt.bytes().len()),
+            found_by,
+            compatible: compatible(&root),
+            is_handover: super::find::is_root(fdt),
+            preserved_memory_map: number(&root, kho::PRESERVED_MEMORY_MAP),
+        }
+    }
+}
+
+/// How the root was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FoundBy {
+    /// It is the file.
+    File,
+    /// By the header of the arena.
+    Header,
+    /// By [`Options::fdt`](super::Options).
+    Option,
+    /// By a look at every page.
+    Search,
+}
+
+/// A root that was found and not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Candidate {
+    /// Physical address, in bytes.
+    pub address: u64,
+    /// How many errors it has; none when it was not looked at, because its tree cannot be read or there were too many.
+    pub errors: Option<u64>,
+}
+
+/// Bytes by physical address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Range {
+    /// The first one.
+    pub address: u64,
+    /// How many.
+    pub size: u64,
+}
+
+/// What is preserved.
+#[derive(Clone, Debug, Serialize)]
+pub struct Preserved {
+    /// Blocks.
+    pub blocks: u64,
+    /// Pages of all blocks.
+    pub pages: u64,
+    /// Bytes of all blocks.
+    pub bytes: u64,
+    /// How many blocks there are of each order, ascending.
+    pub orders: Vec<OrderCount>,
+    /// The blocks as ranges, neighbours joined.
+    pub ranges: Vec<Range>,
+    /// Every block by ascending address: physical address and order.
+    pub entries: Vec<(u64, u32)>,
+}
+
+/// Blocks of one order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct OrderCount {
+    /// log2 of the pages of a block.
+    pub order: u32,
+    /// How many.
+    pub blocks: u64,
+}
+
+impl Preserved {
+    pub(super) fn of(tree: &Tree) -> Self {
+        let geometry = tree.geometry();
+        let mut orders = BTreeMap::<u32, u64>::new();
+        let mut entries: Vec<(u64, u32)> = Vec::new();
+        for folio in tree.iter() {
+            let blocks = orders.entry(folio.order().get()).or_default();
+            *blocks = blocks.saturating_add(1);
+            entries.push(block(folio, geometry));
+        }
+        entries.sort_unstable();
+        let range = |range: crate::mem::PageRange| {
+            let bytes = range.bytes(geometry);
+            Range { address: bytes.start().get(), size: bytes.size() }
+        };
+        Preserved {
+            blocks: tree.len(),
+            pages: tree.pages(),
+            bytes: tree.pages().saturating_mul(geometry.page_size()),
+            orders: orders.into_iter().map(|(order, blocks)| OrderCount { order, blocks }).collect(),
+            ranges: tree.ranges().map(range).collect(),
+            entries,
+        }
+    }
+}
+
+/// Address and order.
+pub(super) fn block(folio: Folio, geometry: Geometry) -> (u64, u32) {
+    (folio.addr(geometry).get(), folio.order().get())
+}
+
+/// A node of the root FDT.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Node {
+    /// Its name; bytes that are no text are replaced.
+    pub name: String,
+    /// What it says that it is made of; nothing in what Linux writes, whose blobs say it.
+    pub compatible: Vec<String>,
+    /// The layout as which its blob was read.
+    pub read_as: Option<String>,
+    /// Its blob.
+    pub blob: Option<Range>,
+    /// Whether a reader that does not understand it may leave it.
+    pub optional: bool,
+    /// What it says that it owns.
+    pub mem: Vec<Range>,
+    /// Whether [`Node::mem`] lists the largest ranges only.
+    pub mem_partial: bool,
+    /// Bytes that it owns, in whole pages, as its data has it.
+    pub owned: Option<u64>,
+    /// What a successor that understands all this would do with it.
+    pub verdict: Option<Verdict>,
+    /// What its blob holds.
+    pub content: Option<Content>,
+}
+
+impl Node {
+    pub(super) fn of(node: &fdt::Node<'_>) -> Self {
+        let blob = number(node, kho::PRESERVED_DATA).zip(number(node, kho::BLOB_SIZE));
+        let mem = node.property(kho::MEM).into_iter().flat_map(|property| property.mem_ranges());
+        Node {
+            name: String::from_utf8_lossy(node.name()).into_owned(),
+            compatible: compatible(node),
+            read_as: None,
+            blob: blob.map(|(address, size)| Range { address, size }),
+            optional: node.property(kho::OPTIONAL).is_some(),
+            mem: mem.flatten().map(|range| Range { address: range.start().get(), size: range.size() }).collect(),
+            mem_partial: node.property(kho::MEM_PARTIAL).is_some(),
+            owned: None,
+            verdict: None,
+            content: None,
+        }
+    }
+}
+
+fn number(node: &fdt::Node<'_>, name: &str) -> Option<u64> {
+    node.property(name)?.u64_native().ok()
+}
+
+fn compatible(node: &fdt::Node<'_>) -> Vec<String> {
+    let value = node.property(kho::COMPATIBLE).map_or(&[][..], |property| property.value());
+    let strings = value.split(|&byte| byte == 0).filter(|string| !string.is_empty());
+    strings.map(|string| String::from_utf8_lossy(string).into_owned()).collect()
+}
+
+/// What a blob holds. In JSON, `kind` says which it is. Blocks are pairs of address and order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Content {
+    /// Files that travel beside the memory     kho-files-v1
+    Files {
+        /// By ascending token.
+        files: Vec<Device>,
+    },
+    /// A file by its pages                     memfd-v2
+    Memfd {
+        /// File position in bytes.
+        pos: u64,
+        /// Bytes.
+        size: u64,
+        /// Names of its seals.
+        seals: Vec<String>,
+        /// Address, order, page offset in the file.
+        folios: Vec<(u64, u32, u64)>,
+    },
+    /// The payload of Linux's test             kho-test-v1
+    KhoTest {
+        /// The checksum, which is right.
+        csum: u32,
+        /// The rule by which it is right.
+        rule: Rule,
+        /// Bytes of all folios.
+        bytes: u64,
+        /// In the order of the checksum.
+        folios: Vec<(u64, u32)>,
+    },
+    /// A table of records, whatever they mean  kho-records-v1
+    Records {
+        /// Physical address of the first block.
+        first: u64,
+        /// How many records.
+        count: u64,
+        /// Bytes of one record.
+        record_size: u64,
+        /// Physical addresses of the blocks.
+        blocks: Vec<u64>,
+    },
+    /// An array of scattered blocks            kho-array-v1
+    Array {
+        /// Bytes.
+        bytes: u64,
+        /// In the order of the array.
+        blocks: Vec<(u64, u32)>,
+    },
+    /// What nobody here understands, or what could not be read.
+    Bytes {
+        /// At most 64 bytes, in hexadecimal.
+        first_bytes: String,
+    },
+}
+
+/// A file that travels beside the memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Device {
+    /// The user's name for it.
+    pub token: u64,
+    /// `memfd`, or the number of a kind that is not known here.
+    pub kind: String,
+    /// Device of the inode.
+    pub device: u64,
+    /// Number of the inode.
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    /// File position in bytes.
+    pub pos: u64,
+    /// Names of its seals.
+    pub seals: Vec<String>,
+    /// Status flags, as `F_GETFL` has them.
+    pub status: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+impl From<&files::Record> for Device {
+    fn from(record: &files::Record) -> Self {
+        Device {
+            token: record.token.get(),
+            kind: match record.kind.get() {
+                files::KIND_MEMFD => "memfd".into(),
+                other => other.to_string(),
+            },
+            device: record.device.get(),
+            inode: record.inode.get(),
+            size: record.size.get(),
+            pos: record.pos.get(),
+            seals: seals(record.seals.get()),
+            status: record.status.get(),
+            mode: record.mode.get(),
+        }
+    }
+}
+
+/// Names of the bits of `F_GET_SEALS`; what has no name as one number.
+pub(super) fn seals(bits: u32) -> Vec<String> {
+    const NAMES: [&str; 6] = ["seal", "shrink", "grow", "write", "future-write", "exec"];
+    let named = NAMES.iter().zip(0_u32..).filter(|(_, bit)| bits & 1_u32.wrapping_shl(*bit) != 0);
+    let mut names: Vec<String> = named.map(|(name, _)| (*name).into()).collect();
+    if bits >> NAMES.len() != 0 {
+        names.push(format!("{:#x}", bits & !0x3f));
+    }
+    names
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Problem {
+    /// What, as a word that never changes its meaning.
+    pub code: Code,
+    /// What kind of trouble that is.
+    pub class: Class,
+    /// Whether it stops the handover.
+    pub severity: Severity,
+    /// Path of the node: `/` or `/NAME`.
+    pub node: String,
+    /// The property, field or record.
+    pub item: Option<String>,
+    /// Physical address, in bytes.
+    pub address: Option<u64>,
+    /// Offset in the device tree, in bytes.
+    pub offset: Option<u64>,
+    /// What was found; empty when the code says it all.
+    pub found: String,
+    /// What was expected; empty when the code says it all.
+    pub expected: String,
+    /// All of it as one line for people.
+    pub text: String,
+}
+
+impl From<&Finding> for Problem {
+    fn from(finding: &Finding) -> Self {
+        let (fault, at) = (&finding.fault, finding.fault.at());
+        Problem {
+            code: fault.code(),
+            class: fault.code().class(),
+            severity: fault.code().severity(),
+            node: finding.node.clone(),
+            item: at.item.as_ref().map(ToString::to_string),
+            address: at.address,
+            offset: at.offset,
+            found: fault.found_text().into(),
+            expected: fault.expected_text().into(),
+            text: finding.to_string(),
+        }
+    }
+}
