@@ -200,7 +200,11 @@ fn a_size_beyond_the_memory_is_refused_before_it_is_filled() {
     let output = Command::new("/bin/sh").args(["-c", script, env!("CARGO_BIN_EXE_kho")]).output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.starts_with("kho: --size: the demo would need 16.0 TiB of memory, and ") && told.ends_with(" are available\n"), "{told}");
+    assert!(
+        told.starts_with("kho: --size: the demo would need 16.0 TiB of memory, and ")
+            && told.ends_with(" are available\n"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -201,7 +201,10 @@ fn changed(which: usize, change: impl FnOnce(&mut Record)) -> Vec<String> {
 fn records_that_lie() {
     assert_eq!(
         changed(1, |record| record.token = 1.into()),
-        ["token-duplicate: files[0x1]: records 0 and 1", "file-identity: files[0x2]: a file that no record names",]
+        [
+            "token-duplicate: files[0x1]: records[1] with a token that one before it has",
+            "file-identity: files[0x2]: a file that no record names",
+        ]
     );
     for (change, says) in [
         (
