@@ -4,25 +4,22 @@
 //! test [`role`], whose part the variable `KHO_TEST_ROLE` names. The last image says `verdict: ok`.
 #![cfg(feature = "std")]
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kho::report::Code;
 use kho::transport::{Cargo, ExecError, Parcel, Program, Ticket, VARIABLE, arrive};
-use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-const ROLE: &str = "KHO_TEST_ROLE";
-const EXPECT: &str = "KHO_TEST_EXPECT";
-const HOW: &str = "KHO_TEST_HOW";
-const ARGS: [&str; 3] = ["--exact", "role", "--nocapture"];
+use common::*;
 
 /// Not a test of its own: the part of a child.
 #[test]
@@ -48,64 +45,12 @@ fn role() {
     std::process::exit(0);
 }
 
-fn child(program: &Path, role: &str) -> Command {
-    let mut command = Command::new(program);
-    command.args(ARGS).env(ROLE, role);
-    command
-}
-
-fn me() -> PathBuf {
-    std::env::current_exe().unwrap()
-}
-
-#[track_caller]
-fn succeeds(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("verdict: ok\n"), "{}\n{text}\n{errors}", output.status);
-    text
-}
-
-fn memfd(content: &str) -> OwnedFd {
-    let file = rustix::fs::memfd_create(c"test", MemfdFlags::CLOEXEC).unwrap();
-    File::from(file.try_clone().unwrap()).write_all_at(content.as_bytes(), 0).unwrap();
-    file
-}
-
-fn inode(file: impl AsFd) -> String {
-    let stat = rustix::fs::fstat(file).unwrap();
-    format!("{}:{}", stat.st_dev, stat.st_ino)
-}
-
-/// All open descriptors, and whether they are close-on-exec. Without the one that reads the list.
-fn descriptors() -> BTreeMap<i32, bool> {
-    let names: Vec<String> = std::fs::read_dir("/proc/self/fd")
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    let flags = |name: &String| {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{name}")).ok()?;
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim();
-        Some((name.parse().unwrap(), i64::from_str_radix(flags, 8).unwrap() & 0o2_000_000 != 0))
-    };
-    names.iter().filter_map(flags).collect()
-}
-
-fn inheritable() -> Vec<i32> {
-    descriptors().into_iter().filter(|(_, cloexec)| !cloexec).map(|(number, _)| number).collect()
-}
-
 fn socket_number() -> i32 {
     std::env::var(VARIABLE).unwrap().split(':').next().unwrap().parse().unwrap()
 }
 
 fn arrived() -> Parcel {
     arrive().unwrap().expect("a parcel")
-}
-
-fn next(role: &str) -> Program {
-    Program::current().unwrap().env(ROLE, role)
 }
 
 #[test]
@@ -203,28 +148,6 @@ fn arrive_in_a_narrow_table() {
     let fault = arrive().unwrap_err();
     assert_eq!((fault.code(), fault.expected_text()), (Code::ParcelLimit, "all of them: RLIMIT_NOFILE is 100"));
     assert_eq!(descriptors().len(), before - 1, "what did come is closed, and so is the socket");
-}
-
-/// All that a refused exec could have changed.
-#[derive(Debug, PartialEq)]
-struct Snapshot {
-    descriptors: BTreeMap<i32, bool>,
-    signals: Vec<String>,
-    env: Vec<(std::ffi::OsString, std::ffi::OsString)>,
-    folder: PathBuf,
-    threads: usize,
-}
-
-fn snapshot() -> (Snapshot, usize) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let snapshot = Snapshot {
-        descriptors: descriptors(),
-        signals: status.lines().filter(|line| line.starts_with("Sig")).map(str::to_owned).collect(),
-        env: std::env::vars_os().collect(),
-        folder: std::env::current_dir().unwrap(),
-        threads: std::fs::read_dir("/proc/self/task").unwrap().count(),
-    };
-    (snapshot, std::fs::read_to_string("/proc/self/maps").unwrap().lines().count())
 }
 
 #[test]
@@ -444,9 +367,4 @@ fn measured_arrive() {
     let now = now_ns();
     assert_eq!(parcel.is_some(), std::env::var(HOW).unwrap() != "none");
     println!("took {}", now - std::env::var(EXPECT).unwrap().parse::<u64>().unwrap());
-}
-
-fn now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -226,6 +226,14 @@ impl<M: Memory + Beside> Component<M> for FilesNode {
     }
 
     fn commit(&self, (): (), memory: &mut M) -> Files {
-        core::mem::take(memory.files_mut())
+        let files = core::mem::take(memory.files_mut());
+        for (_, file) in files.iter() {
+            // Transports set it when they receive; of an open descriptor it cannot fail.
+            let _ = rustix::io::fcntl_setfd(file, rustix::io::FdFlags::CLOEXEC);
+        }
+        files
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -260,6 +260,13 @@ pub struct Outgoing<M: Home> {
     nodes: Vec<OutgoingNode>,
 }
 
+impl<M: Home> core::fmt::Debug for Outgoing<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let nodes: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        f.debug_struct("Outgoing").field("nodes", &nodes).finish_non_exhaustive()
+    }
+}
+
 impl<M: Home> Outgoing<M> {
     /// Nothing is preserved yet.
     #[must_use]

@@ -492,6 +492,13 @@ pub struct Accepted<M> {
     steps: Vec<Step<M>>,
 }
 
+impl<M> core::fmt::Debug for Accepted<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let nodes: Vec<&str> = self.steps.iter().map(|step| step.path.as_str()).collect();
+        f.debug_struct("Accepted").field("nodes", &nodes).finish_non_exhaustive()
+    }
+}
+
 impl<M: Claim> Accepted<M> {
     /// Prepares every component, and when all are prepared commits them all.
     ///

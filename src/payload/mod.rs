@@ -16,6 +16,9 @@
 mod array;
 mod bytes;
 mod records;
+#[cfg(all(test, feature = "std"))]
+mod tests;
+
 use crate::abi;
 use crate::compat::Compat;
 

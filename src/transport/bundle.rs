@@ -90,6 +90,12 @@ impl Beside for Bundle {
     }
 }
 
+impl AsRef<Arena> for Arena {
+    fn as_ref(&self) -> &Arena {
+        self
+    }
+}
+
 impl Home for Arena {
     fn announce(&mut self, root: Option<PhysRange>) -> Result<(), Fault> {
         self.set_root(root)

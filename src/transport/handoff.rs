@@ -1,11 +1,17 @@
 //! The typed half of exec: a finished handover leaves, and an incoming one arrives.
 
+use std::os::fd::BorrowedFd;
+
+use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
+
+use rustix::io::FdFlags;
 
 use super::{Bundle, Cargo, ExecError, Parcel, Program, Ticket, arrive};
 use crate::files::{Beside as _, Files};
 use crate::handover::{Finished, Incoming, Unfinished};
-use crate::mem::Arena;
+use crate::mem::{Arena, PhysAddr};
 use crate::report::{Code, Fault};
 
 /// The program was not replaced: why, and the handover as it was.
@@ -36,9 +42,33 @@ impl Finished<Bundle> {
             if let Some(ticket) = ticket {
                 cargo = cargo.ticket(ticket);
             }
+            // Inherited as well as handed over, a file would be open twice, and once without an owner.
+            let _closing = Closing::on_exec(bundle.files().iter().map(|(_, file)| file));
             cargo.exec(program)
         };
         Stayed { error, finished: self }
+    }
+}
+
+/// Descriptors that are close-on-exec as long as this lives, and were not before.
+struct Closing<'a>(Vec<BorrowedFd<'a>>);
+
+impl<'a> Closing<'a> {
+    fn on_exec(files: impl Iterator<Item = BorrowedFd<'a>>) -> Self {
+        let set = |file: &BorrowedFd<'a>| {
+            rustix::io::fcntl_getfd(file).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
+                && rustix::io::fcntl_setfd(file, FdFlags::CLOEXEC).is_ok()
+        };
+        Closing(files.filter(set).collect())
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            // What was set a moment ago can be cleared.
+            let _ = rustix::io::fcntl_setfd(file, FdFlags::empty());
+        }
     }
 }
 
@@ -59,29 +89,55 @@ impl Arrival {
     /// The handover that was left for this process; none when it was started otherwise. Once in a process.
     ///
     /// # Errors
-    /// When something arrived that is not a handover: an arena that is none, of another size or without seals, another
-    /// nonce, descriptors that are too few or too many.
-    pub fn take() -> Result<Option<Self>, Fault> {
-        let Some(parcel) = arrive()? else { return Ok(None) };
-        let Parcel { nonce, stamp_ns, arena, files, ticket, reason, .. } = parcel;
-        let arena = Arena::open(arena)?;
-        if arena.nonce() != nonce {
-            return Err(Fault::new(Code::FileIdentity)
-                .item("nonce")
-                .found(format_args!("an arena of the handover {:#x}", arena.nonce()))
-                .expected(format_args!("{nonce:#x}")));
+    /// As [`arrive`] and [`Arrival::of`].
+    pub fn take() -> Result<Option<Self>, NotTaken> {
+        match arrive() {
+            Ok(parcel) => parcel.map(Arrival::of).transpose(),
+            Err(fault) => Err(NotTaken { fault, parcel: None }),
         }
-        let (root, _) = arena
-            .root()
-            .ok_or_else(|| Fault::new(Code::NoHandover).item("fdt_addr").found("an arena that was not finished"))?;
-        let bundle = Bundle::of(arena, Files::received(files));
-        Ok(Some(Arrival {
-            incoming: Incoming::new(bundle, root),
-            back: ticket.map(WayBack),
-            reason,
-            left_at: stamp_ns,
-        }))
     }
+
+    /// The handover in a parcel.
+    ///
+    /// # Errors
+    /// When what arrived is not a handover that can be read here: an arena that is none, of another version or size or
+    /// without seals, another nonce. The parcel is in the error, and can go back.
+    pub fn of(parcel: Parcel) -> Result<Self, NotTaken> {
+        match open(&parcel) {
+            Ok((arena, root)) => {
+                let Parcel { stamp_ns, files, ticket, reason, .. } = parcel;
+                let incoming = Incoming::new(Bundle::of(arena, Files::received(files)), root);
+                Ok(Arrival { incoming, back: ticket.map(WayBack), reason, left_at: stamp_ns })
+            }
+            Err(fault) => Err(NotTaken { fault, parcel: Some(Box::new(parcel)) }),
+        }
+    }
+}
+
+/// The arena of a parcel, by a descriptor of its own, and where its root FDT is.
+fn open(parcel: &Parcel) -> Result<(Arena, PhysAddr), Fault> {
+    let arena = parcel.arena.try_clone().map_err(|error| Fault::new(Code::Io).item("arena").found(error))?;
+    let arena = Arena::open(arena)?;
+    if arena.nonce() != parcel.nonce {
+        return Err(Fault::new(Code::FileIdentity)
+            .item("nonce")
+            .found(format_args!("an arena of the handover {:#x}", arena.nonce()))
+            .expected(format_args!("{:#x}", parcel.nonce)));
+    }
+    let unfinished = || Fault::new(Code::NoHandover).item("fdt_addr").found("an arena that was not finished");
+    let (root, _) = arena.root().ok_or_else(unfinished)?;
+    Ok((arena, root))
+}
+
+/// Something arrived that is not a handover which can be read here.
+#[derive(Debug, thiserror::Error)]
+#[error("{fault}")]
+pub struct NotTaken {
+    /// Why.
+    pub fault: Fault,
+    /// What arrived, whole: [`Parcel::go_back`] returns it to the predecessor. None when the parcel itself could not be
+    /// received: see [`arrive`].
+    pub parcel: Option<Box<Parcel>>,
 }
 
 /// The predecessor's own program, as it was when it left.

@@ -53,7 +53,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 pub use arrive::arrive;
 pub use bundle::Bundle;
 pub use exec::{ExecError, Program, VARIABLE};
-pub use handoff::{Arrival, Stayed, WayBack};
+pub use handoff::{Arrival, NotTaken, Stayed, WayBack};
 pub use parcel::COMPAT;
 pub use ticket::Ticket;
 

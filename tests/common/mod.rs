@@ -1,0 +1,97 @@
+//! A test binary that is predecessor and successor in one: each scenario starts it again as a child, which runs only the
+//! test `role`, whose part the variable `KHO_TEST_ROLE` names. The last image says `verdict: ok`.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use kho::transport::Program;
+use rustix::fs::MemfdFlags;
+
+pub(crate) const ROLE: &str = "KHO_TEST_ROLE";
+pub(crate) const EXPECT: &str = "KHO_TEST_EXPECT";
+pub(crate) const HOW: &str = "KHO_TEST_HOW";
+pub(crate) const ARGS: [&str; 3] = ["--exact", "role", "--nocapture"];
+
+pub(crate) fn child(program: &Path, role: &str) -> Command {
+    let mut command = Command::new(program);
+    command.args(ARGS).env(ROLE, role);
+    command
+}
+
+pub(crate) fn me() -> PathBuf {
+    std::env::current_exe().unwrap()
+}
+
+#[track_caller]
+pub(crate) fn succeeds(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("verdict: ok\n"), "{}\n{text}\n{errors}", output.status);
+    text
+}
+
+pub(crate) fn memfd(content: &str) -> OwnedFd {
+    let file = rustix::fs::memfd_create(c"test", MemfdFlags::CLOEXEC).unwrap();
+    File::from(file.try_clone().unwrap()).write_all_at(content.as_bytes(), 0).unwrap();
+    file
+}
+
+pub(crate) fn inode(file: impl AsFd) -> String {
+    let stat = rustix::fs::fstat(file).unwrap();
+    format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+/// All open descriptors, and whether they are close-on-exec. Without the one that reads the list.
+pub(crate) fn descriptors() -> BTreeMap<i32, bool> {
+    let names: Vec<String> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let flags = |name: &String| {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{name}")).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim();
+        Some((name.parse().unwrap(), i64::from_str_radix(flags, 8).unwrap() & 0o2_000_000 != 0))
+    };
+    names.iter().filter_map(flags).collect()
+}
+
+pub(crate) fn inheritable() -> Vec<i32> {
+    descriptors().into_iter().filter(|(_, cloexec)| !cloexec).map(|(number, _)| number).collect()
+}
+
+pub(crate) fn next(role: &str) -> Program {
+    Program::current().unwrap().env(ROLE, role)
+}
+
+/// All that a refused exec could have changed.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Snapshot {
+    pub(crate) descriptors: BTreeMap<i32, bool>,
+    pub(crate) signals: Vec<String>,
+    pub(crate) env: Vec<(std::ffi::OsString, std::ffi::OsString)>,
+    pub(crate) folder: PathBuf,
+    pub(crate) threads: usize,
+}
+
+pub(crate) fn snapshot() -> (Snapshot, usize) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let snapshot = Snapshot {
+        descriptors: descriptors(),
+        signals: status.lines().filter(|line| line.starts_with("Sig")).map(str::to_owned).collect(),
+        env: std::env::vars_os().collect(),
+        folder: std::env::current_dir().unwrap(),
+        threads: std::fs::read_dir("/proc/self/task").unwrap().count(),
+    };
+    (snapshot, std::fs::read_to_string("/proc/self/maps").unwrap().lines().count())
+}
+
+pub(crate) fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
