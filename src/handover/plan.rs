@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use super::claims::{Owners, not_preserved};
 use super::incoming::{Incoming, Restored, read_root};
 use super::node::Node;
-use super::registry::{CheckedStep, Registry, Strangers};
+use super::registry::{CheckedStep, PreparedStep, Registry, Strangers};
 use crate::abi::kho;
 use crate::compat::{Compat, CompatVec, Reads};
 use crate::fdt::{self, Fdt, Property};
@@ -507,26 +507,19 @@ impl<M: Claim> Accepted<M> {
     /// comes back as it was.
     pub fn restore(self) -> Result<Restored<M>, Failed<M>> {
         let Accepted { incoming: Incoming { mut memory, root }, slots, tree, steps } = self;
-        if let Err(error) = admit(&mut memory, &tree) {
-            return Err(Failed { fault: error, node: "/".into(), incoming: Incoming { memory, root } });
-        }
-        let mut prepared = Vec::with_capacity(steps.len());
-        for Step { slot, path, checked } in steps {
-            let watch = Stopwatch::start();
-            let result = checked.prepare(&mut memory);
-            watch.event("prepare", &path);
-            match result {
-                Ok(step) => prepared.push((slot, path, step)),
-                Err(mut fault) => {
-                    // The last one first: it may build on those before it.
-                    while prepared.pop().is_some() {}
-                    if let Err(error) = admit(&mut memory, &tree) {
-                        fault = error;
-                    }
-                    return Err(Failed { fault, node: path, incoming: Incoming { memory, root } });
+        let prepared = admit(&mut memory, &tree)
+            .map_err(|fault| ("/".into(), fault))
+            .and_then(|()| Self::prepare(steps, &mut memory));
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err((node, mut fault)) => {
+                // What was claimed and allocated since is void.
+                if let Err(error) = admit(&mut memory, &tree) {
+                    fault = error;
                 }
+                return Err(Failed { fault, node, incoming: Incoming { memory, root } });
             }
-        }
+        };
         let mut values: Vec<_> = (0..slots).map(|_| None).collect();
         for (slot, path, step) in prepared {
             let watch = Stopwatch::start();
@@ -538,7 +531,44 @@ impl<M: Claim> Accepted<M> {
         }
         Ok(Restored { memory, values })
     }
+
+    /// Prepares all and settles all. On an error those that were prepared are dropped, the last one first: it may build
+    /// on those before it.
+    fn prepare(steps: Vec<Step<M>>, memory: &mut M) -> Result<Vec<Ready<M>>, (String, Fault)> {
+        let mut prepared: Vec<Ready<M>> = Vec::with_capacity(steps.len());
+        for Step { slot, path, checked } in steps {
+            let watch = Stopwatch::start();
+            let result = checked.prepare(memory);
+            watch.event("prepare", &path);
+            match result {
+                Ok(step) => prepared.push((slot, path, step)),
+                Err(fault) => {
+                    while prepared.pop().is_some() {}
+                    return Err((path, fault));
+                }
+            }
+        }
+        let mut waiting = prepared.into_iter();
+        let mut settled: Vec<Ready<M>> = Vec::with_capacity(waiting.len());
+        while let Some((slot, path, step)) = waiting.next() {
+            let watch = Stopwatch::start();
+            let result = step.settle();
+            watch.event("settle", &path);
+            match result {
+                Ok(step) => settled.push((slot, path, step)),
+                Err(fault) => {
+                    while waiting.next_back().is_some() {}
+                    while settled.pop().is_some() {}
+                    return Err((path, fault));
+                }
+            }
+        }
+        Ok(settled)
+    }
 }
+
+/// A component that is prepared: its slot, the path of its node, and the step to come.
+type Ready<M> = (usize, String, Box<dyn PreparedStep<M>>);
 
 fn admit<M: Claim>(memory: &mut M, tree: &radix::Loaded) -> Result<(), Fault> {
     let mut nodes = tree.nodes.runs().filter_map(|(start, count)| PageRange::new(Pfn::new(start)?, count));

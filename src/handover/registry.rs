@@ -41,8 +41,8 @@ pub trait Check<M: Memory> {
     fn check(&self, node: &mut Node<'_, M>) -> Result<Self::Checked, Fault>;
 }
 
-/// Restores a node, in two steps: [`Component::prepare`] may fail and is undone by dropping its result;
-/// [`Component::commit`] cannot fail.
+/// Restores a node: [`Component::prepare`] may fail and is undone by dropping its result; [`Component::commit`] cannot
+/// fail.
 pub trait Component<M: Memory>: Check<M> {
     /// Everything that can fail is done; dropping it undoes it.
     type Prepared: 'static;
@@ -54,6 +54,15 @@ pub trait Component<M: Memory>: Check<M> {
     /// # Errors
     /// Whatever makes it impossible. All components that were prepared before are dropped then.
     fn prepare(&self, checked: Self::Checked, memory: &mut M) -> Result<Self::Prepared, Fault>;
+
+    /// Waits for what [`Component::prepare`] began beside the others, such as a large copy. All components are prepared
+    /// before the first is settled, and all are settled before the first is committed.
+    ///
+    /// # Errors
+    /// As [`Component::prepare`].
+    fn settle(&self, prepared: Self::Prepared) -> Result<Self::Prepared, Fault> {
+        Ok(prepared)
+    }
 
     /// Makes it so.
     fn commit(&self, prepared: Self::Prepared, memory: &mut M) -> Self::Restored;
@@ -197,6 +206,7 @@ pub(super) trait CheckedStep<M> {
 }
 
 pub(super) trait PreparedStep<M> {
+    fn settle(self: Box<Self>) -> Result<Box<dyn PreparedStep<M>>, Fault>;
     fn commit(self: Box<Self>, memory: &mut M) -> Box<dyn Any>;
 }
 
@@ -237,6 +247,11 @@ struct ReadyToCommit<M: Memory, C: Component<M>> {
 }
 
 impl<M: Memory + 'static, C: Component<M> + 'static> PreparedStep<M> for ReadyToCommit<M, C> {
+    fn settle(self: Box<Self>) -> Result<Box<dyn PreparedStep<M>>, Fault> {
+        let prepared = self.component.settle(self.prepared)?;
+        Ok(Box::new(ReadyToCommit::<M, C> { component: self.component, prepared }))
+    }
+
     fn commit(self: Box<Self>, memory: &mut M) -> Box<dyn Any> {
         Box::new(self.component.commit(self.prepared, memory))
     }

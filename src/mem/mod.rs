@@ -18,6 +18,8 @@ mod image;
 mod inherited;
 #[cfg(feature = "std")]
 mod map;
+#[cfg(feature = "std")]
+mod pour;
 mod ram;
 mod scan;
 
@@ -35,6 +37,8 @@ pub use geometry::Geometry;
 pub use image::{Image, ImageKind, Source};
 #[cfg(feature = "std")]
 pub use map::{MapFailed, Mapping};
+#[cfg(feature = "std")]
+pub use pour::{Pour, Pouring, Run};
 pub use ram::Ram;
 pub use scan::find_fdt;
 
@@ -209,14 +213,4 @@ impl fmt::Debug for dyn Memory + '_ {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory").field("geometry", &self.geometry()).field("extents", &self.extents()).finish()
     }
-}
-
-/// Memory whose bytes can be copied into a file.
-#[cfg(feature = "std")]
-pub trait Pour: Memory {
-    /// Copies `len` bytes from `at` on to `offset` of the file.
-    ///
-    /// # Errors
-    /// As [`Memory::read`]; [`MemError::Io`] when the file cannot be written.
-    fn pour(&self, at: PhysAddr, len: u64, file: std::os::fd::BorrowedFd<'_>, offset: u64) -> Result<(), MemError>;
 }

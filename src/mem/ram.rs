@@ -187,23 +187,25 @@ impl Claim for Ram {
 
 #[cfg(feature = "std")]
 impl super::Pour for Ram {
-    fn pour(&self, at: PhysAddr, len: u64, file: std::os::fd::BorrowedFd<'_>, offset: u64) -> Result<(), MemError> {
-        self.inside(at, len)?;
-        let mut piece = vec![0; usize_of(len.min(256 << 10))];
-        let mut done = 0_u64;
-        while done < len {
-            let want = usize_of(len.saturating_sub(done)).min(piece.len());
-            let Some(piece) = piece.get_mut(..want) else { break };
-            let from = PhysAddr::new(at.get().saturating_add(done));
-            self.read(from, piece)?;
-            super::file::write_at(file, offset.saturating_add(done), piece).map_err(|error| MemError::Io {
-                at: from,
-                len: u64_of(piece.len()),
-                reason: error.to_string(),
-            })?;
-            done = done.saturating_add(u64_of(piece.len()));
+    fn pour(&self, runs: Vec<super::Run>, file: std::os::fd::BorrowedFd<'_>) -> Result<super::Pouring, MemError> {
+        let mut piece = vec![0; 256 << 10];
+        for super::Run { from: at, len, offset } in runs {
+            self.inside(at, len)?;
+            let mut done = 0_u64;
+            while let Some(rest) = len.checked_sub(done).filter(|&rest| rest > 0) {
+                let Some(piece) = piece.get_mut(..usize_of(rest.min(256 << 10))) else { break };
+                let from = PhysAddr::new(at.get().saturating_add(done));
+                self.read(from, piece)?;
+                let len = u64_of(piece.len());
+                super::file::write_at(file, offset.saturating_add(done), piece).map_err(|error| MemError::Io {
+                    at: from,
+                    len,
+                    reason: error.to_string(),
+                })?;
+                done = done.saturating_add(len);
+            }
         }
-        Ok(())
+        Ok(super::Pouring::DONE)
     }
 }
 

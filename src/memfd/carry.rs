@@ -11,7 +11,7 @@ use super::{MADE_OF, MAX_PAGES, MemfdNode, Pages};
 use crate::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE, Folio as Record, Memfd, PFN_BITS, SEALS};
 use crate::compat::CompatList;
 use crate::handover::{Blob, Component, Home, Preserve, Scope};
-use crate::mem::{Frame, Frames as _, Geometry, Memory as _, Order, PhysAddr, Pour};
+use crate::mem::{Frame, Frames as _, Geometry, Memory as _, Order, Pour, Pouring, Run};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
 use crate::vmalloc;
@@ -120,36 +120,49 @@ impl ByPages<'_> {
 }
 
 impl Pages {
-    /// Where the bytes are, their offset in the file and their number: folios that are neighbours in both are one run.
-    fn runs(&self, geometry: Geometry) -> Vec<(PhysAddr, u64, u64)> {
-        let mut runs: Vec<(PhysAddr, u64, u64)> = Vec::new();
+    /// Where the bytes are and where they belong: folios that are neighbours in both are one run.
+    fn runs(&self, geometry: Geometry) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
         for (folio, index) in &self.folios {
             let (from, offset) = (folio.addr(geometry), index << geometry.page_shift());
             let len = folio.order().bytes(geometry).min(self.size.saturating_sub(offset));
             match runs.last_mut() {
-                Some((start, at, bytes))
-                    if start.checked_add(*bytes) == Some(from) && at.checked_add(*bytes) == Some(offset) =>
+                Some(last)
+                    if last.from.checked_add(last.len) == Some(from)
+                        && last.offset.checked_add(last.len) == Some(offset) =>
                 {
-                    *bytes = bytes.saturating_add(len);
+                    last.len = last.len.saturating_add(len);
                 }
-                _ => runs.push((from, offset, len)),
+                _ => runs.push(Run { from, len, offset }),
             }
         }
         runs
     }
 }
 
+/// A memfd that is being filled.
+#[derive(Debug)]
+pub struct Filling {
+    file: OwnedFd,
+    pages: Pages,
+    pouring: Pouring,
+}
+
 impl<M: Pour> Component<M> for MemfdNode {
-    type Prepared = OwnedFd;
+    type Prepared = Filling;
     type Restored = OwnedFd;
 
-    fn prepare(&self, file: Pages, memory: &mut M) -> Result<OwnedFd, Fault> {
-        let fd = rustix::fs::memfd_create("kho", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+    fn prepare(&self, pages: Pages, memory: &mut M) -> Result<Filling, Fault> {
+        let file = rustix::fs::memfd_create("kho", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map_err(system("memfd_create"))?;
-        rustix::fs::ftruncate(&fd, file.size).map_err(system("ftruncate"))?;
-        for (from, offset, len) in file.runs(memory.geometry()) {
-            memory.pour(from, len, fd.as_fd(), offset)?;
-        }
+        rustix::fs::ftruncate(&file, pages.size).map_err(system("ftruncate"))?;
+        let pouring = memory.pour(pages.runs(memory.geometry()), file.as_fd())?;
+        Ok(Filling { file, pages, pouring })
+    }
+
+    fn settle(&self, filling: Filling) -> Result<Filling, Fault> {
+        let Filling { file: fd, pages: file, pouring } = filling;
+        pouring.wait()?;
         if file.seals & EXEC != 0 && file.seals & WRITES != WRITES {
             // Sealing what may be executed adds all of these: so this file was not to be executed, and must not be now,
             // or it could not be written any more.
@@ -157,10 +170,10 @@ impl<M: Pour> Component<M> for MemfdNode {
         }
         rustix::fs::seek(&fd, SeekFrom::Start(file.pos)).map_err(system("lseek"))?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::from_bits_retain(file.seals)).map_err(system("F_ADD_SEALS"))?;
-        Ok(fd)
+        Ok(Filling { file: fd, pages: file, pouring: Pouring::DONE })
     }
 
-    fn commit(&self, file: OwnedFd, _: &mut M) -> OwnedFd {
-        file
+    fn commit(&self, filling: Filling, _: &mut M) -> OwnedFd {
+        filling.file
     }
 }

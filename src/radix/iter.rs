@@ -113,7 +113,12 @@ pub struct Ranges<'a> {
 
 impl<'a> Ranges<'a> {
     pub(super) fn new(levels: &'a [Bits; LEVELS]) -> Self {
-        let streams = levels.iter().enumerate().filter_map(|(level, bits)| {
+        Self::of(levels, 0)
+    }
+
+    /// From that level on.
+    fn of(levels: &'a [Bits; LEVELS], from: usize) -> Self {
+        let streams = levels.iter().enumerate().skip(from).filter_map(|(level, bits)| {
             let mut stream = match level {
                 0 => Stream::Pages(bits.runs()),
                 _ => Stream::Heaps { cursor: bits.cursor(), next: 0, units: 0, base: 0, shift: unit_shift(level) },
@@ -164,12 +169,15 @@ pub(super) fn first_twice(levels: &[Bits; LEVELS]) -> Option<u64> {
             }
         }
     });
-    let mut ranges = Ranges::new(levels);
-    let mut behind = 0;
-    let between = core::iter::from_fn(|| ranges.pop(u64::MAX)).find_map(|(start, end)| {
-        let twice = start < behind;
+    // Single pages are the most by far: they are looked up under the larger blocks, and not walked.
+    let mut ranges = Ranges::of(levels, 1);
+    let mut pages = levels.first().map(Bits::cursor);
+    let (mut behind, mut between) = (0, None);
+    while let Some((start, end)) = ranges.pop(between.unwrap_or(u64::MAX)) {
+        let page = pages.as_mut().and_then(|pages| pages.next_set(start)).filter(|&page| page < end);
+        let block = Some(start).filter(|&start| start < behind);
+        between = [between, page, block].into_iter().flatten().min();
         behind = behind.max(end);
-        twice.then_some(start)
-    });
+    }
     within.chain(between).min()
 }

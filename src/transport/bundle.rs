@@ -3,12 +3,14 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use crate::abi;
 use crate::files::{Beside, Files, Rejected};
 use crate::handover::{Home, Outgoing, OwnNode};
 use crate::mem::{
     Arena, Claim, Folio, Frame, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange, Pour,
+    Pouring, Run,
 };
 use crate::report::Fault;
 
@@ -166,7 +168,7 @@ impl Claim for Bundle {
 }
 
 impl Pour for Bundle {
-    fn pour(&self, at: PhysAddr, len: u64, file: BorrowedFd<'_>, offset: u64) -> Result<(), MemError> {
-        self.arena.pour(at, len, file, offset)
+    fn pour(&self, runs: Vec<Run>, file: BorrowedFd<'_>) -> Result<Pouring, MemError> {
+        self.arena.pour(runs, file)
     }
 }

@@ -42,8 +42,8 @@ pub(super) fn leave(args: &Args) -> Result<Stayed, Failed> {
     let frozen_at = now();
     outgoing.preserve_file(parts::RAM, ram)?;
     outgoing.preserve(parts::MEMFD, &ByPages { file: memfd.as_fd(), order: Order::ZERO })?;
-    let folios = folios.iter().map(|(order, bytes)| (*order, bytes.as_slice())).collect();
-    outgoing.preserve(kho_test::NODE, &Payload { folios, rule: Rule::NATIVE })?;
+    let payload = folios.iter().map(|(order, bytes)| (*order, bytes.as_slice())).collect();
+    outgoing.preserve(kho_test::NODE, &Payload { folios: payload, rule: Rule::NATIVE })?;
     outgoing.preserve(parts::TABLE, &Records { made_of: parts::TABLE_IS, records: &rows })?;
     let bytes = parts::ARRAY_SIZE;
     outgoing.preserve(parts::ARRAY, &Array { made_of: parts::ARRAY_IS, frames: &array, bytes })?;
@@ -56,6 +56,8 @@ pub(super) fn leave(args: &Args) -> Result<Stayed, Failed> {
         array: array_hash,
     };
     outgoing.preserve(parts::LEDGER, &Bytes { made_of: parts::LEDGER_IS, bytes: ledger.as_bytes() })?;
+    // These bytes are in the arena now. Freed here, they do not have to be freed by the exec.
+    drop((memfd, folios, rows));
     let finished = outgoing.finish()?;
     let program = program.env(super::arrive::METADATA, finished.metadata_bytes().to_string());
     Ok(finished.exec(&program, Some(&ticket)))

@@ -23,7 +23,7 @@ use super::inherited::Inherited;
 use super::map::Region;
 use super::{
     Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange,
-    Pour,
+    Pour, Pouring, Run,
 };
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
@@ -384,29 +384,48 @@ impl Claim for Arena {
 }
 
 impl Pour for Arena {
-    fn pour(&self, at: PhysAddr, len: u64, file: BorrowedFd<'_>, offset: u64) -> Result<(), MemError> {
-        let inside = self.extents.iter().any(|extent| extent.contains(at, len));
-        let mut from = self.offset(at).filter(|_| inside).ok_or(MemError::Outside { at, len })?;
-        let (mut to, end) = (offset, offset.saturating_add(len));
-        let mut buffer = Vec::new();
-        while to < end {
-            let rest = usize_of(end.saturating_sub(to));
-            // Both are of tmpfs, so the system copies once; where it does not want to, we do.
-            let done = match copy_file_range(&self.fd, Some(&mut from), file, Some(&mut to), rest) {
-                Ok(done) => done,
-                Err(Errno::INTR) => continue,
-                Err(_) => 0,
-            };
-            if done == 0 {
-                buffer.resize(rest.min(1 << 20), 0);
-                read_at(self.fd.as_fd(), from, &mut buffer).map_err(|error| self.io(at, rest, error))?;
-                write_at(file, to, &buffer).map_err(|error| self.io(at, rest, error))?;
-                from = from.saturating_add(u64_of(buffer.len()));
-                to = to.saturating_add(u64_of(buffer.len()));
+    fn pour(&self, runs: Vec<Run>, file: BorrowedFd<'_>) -> Result<Pouring, MemError> {
+        /// Less is copied in the time that a thread takes to start.
+        const BESIDE: u64 = 1 << 20;
+        for &Run { from: at, len, .. } in &runs {
+            if !self.extents.iter().any(|extent| extent.contains(at, len)) {
+                return Err(MemError::Outside { at, len });
             }
         }
-        Ok(())
+        let base = self.facts.base();
+        if runs.iter().fold(0, |sum: u64, run| sum.saturating_add(run.len)) < BESIDE {
+            runs.iter().try_for_each(|run| pour(self.fd.as_fd(), base, file, *run))?;
+            return Ok(Pouring::DONE);
+        }
+        let dup = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 0).map_err(|error| self.io(self.base(), 0, error));
+        let (from, to) = (dup(self.fd.as_fd())?, dup(file)?);
+        Pouring::beside(move || runs.iter().try_for_each(|run| pour(from.as_fd(), base, to.as_fd(), *run)))
     }
+}
+
+/// Copies one run out of an arena whose first byte has the address `base`.
+fn pour(arena: BorrowedFd<'_>, base: u64, file: BorrowedFd<'_>, run: Run) -> Result<(), MemError> {
+    let failed = |error: &dyn ToString| MemError::Io { at: run.from, len: run.len, reason: error.to_string() };
+    let mut from = run.from.get().saturating_sub(base);
+    let (mut to, end) = (run.offset, run.offset.saturating_add(run.len));
+    let mut buffer = Vec::new();
+    while to < end {
+        let rest = usize_of(end.saturating_sub(to));
+        // Both are of tmpfs, so the system copies once; where it does not want to, we do.
+        let done = match copy_file_range(arena, Some(&mut from), file, Some(&mut to), rest) {
+            Ok(done) => done,
+            Err(Errno::INTR) => continue,
+            Err(_) => 0,
+        };
+        if done == 0 {
+            buffer.resize(rest.min(1 << 20), 0);
+            read_at(arena, from, &mut buffer).map_err(|error| failed(&error))?;
+            write_at(file, to, &buffer).map_err(|error| failed(&error))?;
+            from = from.saturating_add(u64_of(buffer.len()));
+            to = to.saturating_add(u64_of(buffer.len()));
+        }
+    }
+    Ok(())
 }
 
 /// The right to make frames of one memfd: one owner in a process, or slices of two owners could be the same memory.
