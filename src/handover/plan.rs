@@ -347,9 +347,12 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let Some(mem) = &declared.mem else { return };
         // Mostly it is right, and then its bytes are those that we would write; what is wrong is looked for only if not.
         let (pairs, rest) = mem.value().as_chunks::<16>();
-        let ours = owners.claimed().map(|range| range.bytes(tree.geometry()));
-        let ours = ours.map(|bytes| u128::from(bytes.start().get()) << 64 | u128::from(bytes.size()));
-        if rest.is_empty() && ours.eq(pairs.iter().map(|pair| u128::from_be_bytes(*pair))) {
+        let same = {
+            let ours = owners.claimed().map(|range| range.bytes(tree.geometry()));
+            let ours = ours.map(|bytes| u128::from(bytes.start().get()) << 64 | u128::from(bytes.size()));
+            rest.is_empty() && ours.eq(pairs.iter().map(|pair| u128::from_be_bytes(*pair)))
+        };
+        if same {
             return;
         }
         let geometry = tree.geometry();
