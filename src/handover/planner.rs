@@ -149,8 +149,12 @@ impl<M: Memory + 'static> Planner<'_, M> {
                 (false, Strangers::Refuse) => Code::ComponentUnknown,
             };
             let list = declared.compatible();
-            let found = if list.is_empty() { "no compatible".into() } else { list.join(", ") };
-            self.findings.add(&declared.path, Fault::new(code).item(kho::COMPATIBLE).found(found));
+            let fault = if list.is_empty() {
+                Fault::new(code).found("a node that does not say what it is")
+            } else {
+                Fault::new(code).item(kho::COMPATIBLE).found(list.join(", "))
+            };
+            self.findings.add(&declared.path, fault);
             self.own_declared(declared, tree, owners);
             return match code {
                 Code::ComponentUnknown => Verdict::Refused,
