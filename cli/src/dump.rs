@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use kho::inspect::{Content, Decoded, Device, Node, Range};
+use kho::inspect::{Content, Decoded, Device, Memfd, Node, Range, Session, SessionFile};
+use kho::luo::Flb;
 use kho::selftest::Rule;
+use kho::text::Name;
 
 use crate::source::{
     BOLD, DIM, Source, clean, count, findings, head, node_verdict, not_there, paint, print, print_json, verdict,
@@ -129,9 +131,25 @@ fn content(text: &mut String, node: &Node) {
             line(format!("{} beside the memory", count(files.len() as u64, "file")));
             lines(files, file, &mut line);
         }
-        Some(Content::Memfd { pos, size: bytes, seals, folios }) => {
-            line(format!("memfd of {}, {}, position {pos}", size(*bytes), sealed(seals)));
-            line(format!("{}: {}", count(folios.len() as u64, "folio"), by_order(folios.iter().map(|folio| folio.1))));
+        Some(Content::Memfd(file)) => {
+            line(memfd(file));
+            line(folios(file));
+        }
+        Some(Content::Luo { number, sessions, flbs }) => luo(*number, sessions, flbs, &mut line),
+        Some(Content::Memblock { ranges }) => {
+            lines(
+                ranges,
+                |r| format!("reserve_mem {}: {} at {:#x}", named(&r.name), size(r.size), r.address),
+                &mut line,
+            );
+            if ranges.is_empty() {
+                line("no reserve_mem".into());
+            }
+        }
+        Some(Content::KexecMetadata(metadata)) => {
+            let release = clean(&metadata.previous_release);
+            let release = if release.is_empty() { "of no release" } else { &release };
+            line(format!("left by Linux {release}, kexec count {}", metadata.kexec_count));
         }
         Some(Content::KhoTest { csum, rule, bytes, folios }) => {
             let rule = match rule {
@@ -158,9 +176,54 @@ fn content(text: &mut String, node: &Node) {
 /// The first of a list, and how many there are more.
 fn lines<T>(list: &[T], show: impl Fn(&T) -> String, line: &mut impl FnMut(String)) {
     list.iter().take(LINES).for_each(|item| line(show(item)));
-    if list.len() > LINES {
-        line(paint(DIM, format_args!("... and {} more: --format json has all", list.len() - LINES)));
+    more(list.len(), line);
+}
+
+fn more(all: usize, line: &mut impl FnMut(String)) {
+    if all > LINES {
+        line(paint(DIM, format_args!("... and {} more: --format json has all", all - LINES)));
     }
+}
+
+/// Sessions with their files, and globals.
+fn luo(number: u64, sessions: &[Session], flbs: &[Flb], line: &mut impl FnMut(String)) {
+    let files = sessions.iter().map(|session| session.files.len() as u64).sum();
+    let counts = [(sessions.len() as u64, "session"), (files, "file"), (flbs.len() as u64, "FLB")];
+    let counts = counts.map(|(number, what)| count(number, what)).join(", ");
+    line(format!("live update {number}: {counts}{}", if flbs.is_empty() { "" } else { " (globals that files use)" }));
+    if sessions.is_empty() {
+        line("Linux writes its sessions when it freezes, at the end".into());
+    }
+    for session in sessions.iter().take(LINES) {
+        line(format!("session {}: {}", named(&session.name), count(session.files.len() as u64, "file")));
+        lines(&session.files, session_file, &mut |text| line(format!("    {text}")));
+    }
+    more(sessions.len(), line);
+    let flb =
+        |flb: &Flb| format!("FLB {}: used by {}, data {:#x}", named(&flb.name), count(flb.count, "file"), flb.data);
+    lines(flbs, flb, line);
+}
+
+fn session_file(file: &SessionFile) -> String {
+    let token = file.token;
+    match &file.memfd {
+        Some(pages) => format!("token {token:#x}: {}; {}", memfd(pages), folios(pages)),
+        None => format!("token {token:#x}: {}, not looked into: data {:#x}", clean(&file.compatible), file.data),
+    }
+}
+
+fn memfd(file: &Memfd) -> String {
+    format!("memfd of {}, {}, position {}", size(file.size), sealed(&file.seals), file.pos)
+}
+
+fn folios(file: &Memfd) -> String {
+    let orders = by_order(file.folios.iter().map(|folio| folio.1));
+    format!("folios: {orders}")
+}
+
+/// A name that the machine chose.
+fn named(name: &Name) -> String {
+    clean(&name.to_string())
 }
 
 fn file(file: &Device) -> String {

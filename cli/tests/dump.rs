@@ -2,9 +2,16 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
 use common::{Handover, dtc, fixture, json, node, run, text};
+use kho::abi::luo;
+use kho::block::BlockSet;
+use kho::compat::{Compat, CompatList};
+use kho::handover::{Blob, Outgoing, Preserve, Scope};
+use kho::report::Fault;
+use kho::transport::Bundle;
 use serde_json::{Value, json};
 
 fn frozen() -> (String, Value) {
@@ -33,8 +40,114 @@ fn a_frozen_machine_as_another_decoder_found_it() {
     assert_eq!(content["csum"], wanted["csum"]);
     assert_eq!(content["folios"], wanted["folios"]);
     assert_eq!(content["rule"], "words");
-    assert_eq!(node(&decoded, "kho_test")["verdict"], "fine");
-    assert_eq!(decoded["errors"], 0);
+    for node in decoded["nodes"].as_array().unwrap() {
+        assert_eq!(node["verdict"], "fine", "{}", node["name"]);
+    }
+    assert_eq!(decoded["findings"], json!([]));
+}
+
+#[test]
+fn sessions_reserved_memory_and_metadata_as_another_decoder_found_them() {
+    let (core, mut expected) = frozen();
+    let decoded = json(0, &["dump", &core]);
+    let preserved: Vec<(u64, u64)> = serde_json::from_value(expected["preserved"].clone()).unwrap();
+    let preserved = BTreeMap::from_iter(preserved);
+    let content = |name| &node(&decoded, name)["content"];
+
+    let mut wanted = expected["subtrees"]["LUO"].take();
+    for file in wanted["sessions"].as_array_mut().unwrap().iter_mut().flat_map(|s| s["files"].as_array_mut().unwrap()) {
+        // What the other decoder says as numbers: pages and seals.
+        let memfd = &file["memfd"];
+        let folios = memfd["folios"].as_array().unwrap().iter().map(|folio| {
+            let address = folio[0].as_u64().unwrap() * 4096;
+            json!([address, preserved[&address], folio[2]])
+        });
+        let seals = match memfd["seals"].as_u64().unwrap() {
+            0 => json!([]),
+            6 => json!(["shrink", "grow"]),
+            other => panic!("seals {other:#x}"),
+        };
+        let (pos, size) = (&memfd["pos"], &memfd["size"]);
+        file["memfd"] = json!({"pos": pos, "size": size, "seals": seals, "folios": folios.collect::<Vec<_>>()});
+    }
+    let luo = json!({
+        "kind": "luo", "number": wanted["number"], "sessions": wanted["sessions"], "flbs": wanted["flbs"],
+    });
+    assert_eq!(*content("LUO"), luo);
+    assert_eq!(node(&decoded, "LUO")["read_as"], wanted["compatible"]);
+
+    let wanted = &expected["subtrees"]["memblock"];
+    let ranges = wanted["reserve"].as_object().unwrap().iter();
+    let ranges = ranges.map(|(name, range)| json!({"name": name, "address": range["start"], "size": range["size"]}));
+    assert_eq!(*content("memblock"), json!({"kind": "memblock", "ranges": ranges.collect::<Vec<_>>()}));
+    assert_eq!(node(&decoded, "memblock")["read_as"], wanted["compatible"]);
+
+    let wanted = &expected["subtrees"]["kexec-metadata"];
+    let (release, count) = (&wanted["previous_release"], &wanted["kexec_count"]);
+    let metadata = json!({"kind": "kexec-metadata", "previous_release": release, "kexec_count": count});
+    assert_eq!(*content("kexec-metadata"), metadata);
+}
+
+/// A handover with Linux's node `LUO`: a session of that name, and so many files of a handler that nobody here knows.
+fn sessions(name: &[u8], files: u64) -> Handover {
+    struct Sessions<'a>(&'a [u8], u64);
+
+    impl Preserve<Bundle> for Sessions<'_> {
+        fn compat(&self) -> CompatList<'static> {
+            kho::luo::MADE_OF
+        }
+
+        fn preserve(&self, scope: &mut Scope<'_, Bundle>) -> Result<Blob, Fault> {
+            let compatible = Compat::new("kvm-vm", 1).to_fixed()?;
+            let file = |n: u64| luo::File { compatible, data: (0x7000 + n).into(), token: n.into() };
+            let first = BlockSet::from((0..self.1).map(file).collect::<Vec<_>>()).store(scope)?.first.get();
+            let mut name = [0; luo::SESSION_NAME];
+            name[..self.0.len()].copy_from_slice(self.0);
+            let session = luo::Session { name, files: first.into(), count: self.1.into() };
+            let sessions = BlockSet::from(vec![session]).store(scope)?.first.get().into();
+            let compatible = luo::COMPAT.to_fixed()?;
+            let head = luo::Head { compatible, liveupdate_number: 3.into(), sessions, flbs: 0.into() };
+            scope.blob(zerocopy::IntoBytes::as_bytes(&head))
+        }
+    }
+
+    let mut outgoing = Outgoing::new(Bundle::new(64 << 20).unwrap());
+    outgoing.preserve(luo::NODE, &Sessions(name, files)).unwrap();
+    Handover::of(outgoing, Vec::new())
+}
+
+#[test]
+fn of_many_files_the_first_are_shown_and_json_has_all() {
+    let handover = sessions(b"many", 15);
+    let shown = run(0, &["dump", handover.path()]);
+    assert!(shown.contains("    live update 3: 1 session, 15 files, 0 FLBs\n    session many: 15 files\n"), "{shown}");
+    assert!(
+        shown.contains("        token 0xb: kvm-vm-v1, not looked into: data 0x700b\n        ... and 3 more"),
+        "{shown}"
+    );
+    assert!(!shown.contains("token 0xc:"), "{shown}");
+    let decoded = handover.decoded();
+    let files = &node(&decoded, "LUO")["content"]["sessions"][0]["files"];
+    assert_eq!(files.as_array().unwrap().len(), 15);
+    assert_eq!(files[14], json!({"token": 14, "compatible": "kvm-vm-v1", "data": 0x700e, "memfd": null}));
+    // Told of each, and no reason to refuse.
+    let opaque = decoded["findings"].as_array().unwrap().iter().filter(|finding| finding["code"] == "component-opaque");
+    assert_eq!((opaque.count(), &decoded["errors"]), (15, &json!(0)));
+    assert_eq!(decoded["findings"][14]["item"], "sessions[many].files[0xe].compatible");
+}
+
+#[test]
+fn names_of_sessions_cannot_drive_the_terminal() {
+    // Escape sequences, and a character that turns the direction of what follows it.
+    for (name, shown) in [("\x1b[31mred", "\\x1b[31mred"), ("nam\u{202e}e", "nam\\u{202e}e"), ("a\nb", "a\\nb")] {
+        let handover = sessions(name.as_bytes(), 1);
+        let tree = run(0, &["dump", handover.path()]);
+        assert!(tree.contains(&format!("    session {shown}: 1 file\n")), "{tree}");
+        for text in [tree, run(0, &["check", handover.path()])] {
+            assert!(!text.contains(['\x1b', '\u{202e}']), "{text}");
+            assert!(text.contains(&format!("sessions[{shown}].files[0x0].compatible: kvm-vm-v1")), "{text}");
+        }
+    }
 }
 
 #[test]

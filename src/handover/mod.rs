@@ -14,7 +14,10 @@
 //! memory that they work on is a parameter: an arena with files, an image, ordinary memory.
 #![allow(clippy::result_large_err, reason = "what fails gives the handover back, which is as large as what succeeds")]
 
+mod accepted;
 mod claims;
+#[cfg(feature = "write")]
+mod finished;
 #[cfg(all(test, feature = "std"))]
 mod flipped;
 mod incoming;
@@ -22,21 +25,29 @@ mod node;
 #[cfg(feature = "write")]
 mod outgoing;
 mod plan;
+mod planner;
 mod registry;
+#[cfg(feature = "write")]
+mod scope;
 #[cfg(all(test, feature = "write"))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use accepted::{Accepted, Failed};
+#[cfg(feature = "write")]
+pub use finished::{Finished, Unfinished};
 pub use incoming::{Incoming, Restored};
 pub use node::Node;
 #[cfg(feature = "write")]
-pub use outgoing::{Blob, Finished, Home, Outgoing, OwnNode, Preserve, Scope, Unfinished};
-pub(crate) use plan::match_any;
-pub use plan::{Accepted, Failed, NodeReport, Plan, Refused, Verdict};
+pub use outgoing::Outgoing;
+pub use plan::{NodeReport, Plan, Refused, Verdict};
+pub(crate) use planner::match_any;
 pub use registry::{Check, Component, Handle, Registry};
+#[cfg(feature = "write")]
+pub use scope::{Blob, Home, OwnNode, Preserve, Scope};
 #[cfg(all(feature = "std", feature = "serde"))]
-pub(crate) use {incoming::read_root, plan::declared};
+pub(crate) use {incoming::read_root, planner::declared};
 
 /// So many ranges of one node are listed in its `mem`; beyond that the largest, and the node says `mem-partial`.
 pub const MEM_LIMIT: usize = 1_024;

@@ -1,251 +1,27 @@
 //! The predecessor's half: preserve components, finish, or take it all back.
 
 use alloc::borrow::ToOwned as _;
-use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use super::MEM_LIMIT;
 use super::claims::{coalesce, largest};
+use super::finished::{Finished, Root, Unfinished};
+use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
 use crate::abi::kho;
 use crate::compat::CompatList;
 use crate::fdt::Builder;
-use crate::mem::{
-    Bits, Folio, Frame, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange, fresh_home,
-};
+use crate::mem::{Bits, Frame, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange, fresh_home};
 use crate::num::u64_of;
 use crate::radix::{self, Tree};
 use crate::report::{Code, Fault};
 
-/// A component of the predecessor: something that writes a node of the handover.
-pub trait Preserve<M: Home> {
-    /// What the node is made of: its owner first, then the layouts that it uses.
-    fn compat(&self) -> CompatList<'static>;
-
-    /// Whether a successor that does not understand the node may leave it.
-    fn optional(&self) -> bool {
-        false
-    }
-
-    /// Writes the node's data. Everything that is allocated or preserved through the scope belongs to the node, and is
-    /// taken back when this fails.
-    ///
-    /// # Errors
-    /// Whatever makes it impossible; nothing stays preserved then.
-    fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault>;
-}
-
-/// Name of a node, and the component that writes it.
-pub type OwnNode<M> = (&'static str, Box<dyn Preserve<M>>);
-
-/// Memory that a handover can be made in.
-pub trait Home: Frames + Sized {
-    /// A node that the memory itself adds when the handover is finished: the table of the files that travel with it.
-    ///
-    /// # Errors
-    /// What makes it impossible to hand over what the memory holds.
-    fn own_node(&self) -> Result<Option<OwnNode<Self>>, Fault> {
-        Ok(None)
-    }
-
-    /// Remembers where the root FDT is, for whoever opens this memory next; [`None`] takes it back.
-    ///
-    /// # Errors
-    /// When it cannot be written down.
-    fn announce(&mut self, root: Option<PhysRange>) -> Result<(), Fault> {
-        let _ = root;
-        Ok(())
-    }
-}
-
-impl Home for crate::mem::Ram {}
-
-/// The blob of a node: where it is, and how many bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blob(PhysRange);
-
-impl Blob {
-    /// The bytes of it.
-    #[must_use]
-    pub const fn range(self) -> PhysRange {
-        self.0
-    }
-}
-
-/// One node while it is being written. Allocating through it preserves.
-pub struct Scope<'a, M: Home> {
-    memory: &'a mut M,
-    tree: &'a mut Tree,
-    owned: &'a mut Bits,
-    kept: Kept,
-    /// Frames that the scope hands out are of this home, so that only the scope can write or free them; the frames of
-    /// the memory stay here.
-    home: u64,
-}
-
-/// What a node holds.
-#[derive(Default)]
-struct Kept {
-    /// Frames that were allocated through the scope, by first page.
-    frames: BTreeMap<u64, Frame>,
-    /// Every block that was preserved, the frames included, in order of preserving.
-    folios: Vec<Folio>,
-    /// Pages of the frames that are contents, not metadata.
-    bulk: u64,
-}
-
-impl<'a, M: Home> Scope<'a, M> {
-    /// Preserves a block that the user holds. Neighbouring blocks are not merged: each is restored as it was preserved.
-    ///
-    /// # Errors
-    /// [`Code::Refused`] when the frame is not of this memory, [`Code::OwnedTwice`] when a page of it is preserved.
-    pub fn preserve(&mut self, frame: &Frame) -> Result<(), Fault> {
-        if !self.memory.holds(frame) {
-            return Err(MemError::NotHeld { folio: frame.folio() }.into());
-        }
-        self.keep(frame.folio())
-    }
-
-    /// Writes a blob into a block of its own and preserves that.
-    ///
-    /// # Errors
-    /// When no memory is left or it cannot be written.
-    pub fn blob(&mut self, bytes: &[u8]) -> Result<Blob, Fault> {
-        self.blob_of_order(bytes, Order::ZERO)
-    }
-
-    /// Like [`Scope::blob`], in a block of at least that order.
-    ///
-    /// # Errors
-    /// When no memory is left or it cannot be written.
-    pub fn blob_of_order(&mut self, bytes: &[u8], at_least: Order) -> Result<Blob, Fault> {
-        let geometry = self.geometry();
-        let order = Order::holding(u64_of(bytes.len()), geometry)
-            .ok_or_else(|| Fault::new(Code::TooLarge).item("blob").found(bytes.len()))?;
-        let frame = self.alloc(order.max(at_least))?;
-        self.write(&frame, 0, bytes)?;
-        self.blob_at(frame.folio().addr(geometry), u64_of(bytes.len()))
-    }
-
-    /// Names bytes that were written already as the blob.
-    ///
-    /// # Errors
-    /// [`Code::TooLarge`] when they pass the end of the address space.
-    pub fn blob_at(&self, at: PhysAddr, bytes: u64) -> Result<Blob, Fault> {
-        PhysRange::new(at, bytes)
-            .map(Blob)
-            .ok_or_else(|| Fault::new(Code::TooLarge).address(at.get()).item("blob").found(bytes))
-    }
-
-    /// Allocates and preserves a block for contents. Like [`Frames::alloc`], but it does not count as metadata.
-    ///
-    /// # Errors
-    /// [`MemError::Exhausted`] when none is left.
-    pub fn alloc_bulk(&mut self, order: Order) -> Result<Frame, MemError> {
-        let frame = self.alloc(order)?;
-        self.kept.bulk = self.kept.bulk.saturating_add(order.pages());
-        Ok(frame)
-    }
-
-    /// The memory itself, to read what the user's frames hold.
-    #[must_use]
-    pub const fn memory(&self) -> &M {
-        self.memory
-    }
-
-    fn keep(&mut self, folio: Folio) -> Result<(), Fault> {
-        let range = folio.range();
-        let taken = self.owned.next_set(range.start().get()).filter(|&page| page < range.end());
-        if let Some(page) = taken {
-            return Err(Fault::new(Code::OwnedTwice)
-                .address(page << self.geometry().page_shift())
-                .found(format_args!("{folio}, of which a page is preserved already")));
-        }
-        self.owned.insert_range(range.start().get(), range.count());
-        self.tree.add(folio);
-        self.kept.folios.push(folio);
-        Ok(())
-    }
-
-    fn unwind(self) {
-        release(self.memory, self.tree, self.owned, self.kept);
-    }
-}
-
-fn release<M: Home>(memory: &mut M, tree: &mut Tree, owned: &mut Bits, kept: Kept) {
-    for folio in kept.folios {
-        tree.remove(folio);
-        owned.remove_range(folio.pfn().get(), folio.order().pages());
-    }
-    for frame in kept.frames.into_values() {
-        memory.free(frame);
-    }
-}
-
-impl<M: Home> Memory for Scope<'_, M> {
-    fn geometry(&self) -> Geometry {
-        self.memory.geometry()
-    }
-
-    fn extents(&self) -> &[PhysRange] {
-        self.memory.extents()
-    }
-
-    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
-        self.memory.read(at, to)
-    }
-}
-
-impl<M: Home> Frames for Scope<'_, M> {
-    /// Allocates and preserves: the block belongs to the node, also when the frame is dropped.
-    fn alloc(&mut self, order: Order) -> Result<Frame, MemError> {
-        let frame = self.memory.alloc(order)?;
-        let folio = frame.folio();
-        if self.keep(folio).is_err() {
-            // Only a memory that hands out what it handed out before comes here.
-            self.memory.free(frame);
-            return Err(MemError::NotHeld { folio });
-        }
-        self.kept.frames.insert(folio.pfn().get(), frame);
-        Ok(Frame::of(self.home, folio))
-    }
-
-    fn holds(&self, frame: &Frame) -> bool {
-        frame.home() == self.home && self.kept.frames.contains_key(&frame.folio().pfn().get())
-    }
-
-    fn free(&mut self, frame: Frame) {
-        if !self.holds(&frame) {
-            return;
-        }
-        let folio = frame.folio();
-        if let Some(real) = self.kept.frames.remove(&folio.pfn().get()) {
-            self.tree.remove(folio);
-            self.owned.remove_range(folio.pfn().get(), folio.order().pages());
-            // The blocks freed are mostly those allocated last: an error unwinds from the end.
-            if let Some(at) = self.kept.folios.iter().rposition(|&kept| kept == folio) {
-                self.kept.folios.remove(at);
-            }
-            self.memory.free(real);
-        }
-    }
-
-    fn write(&mut self, frame: &Frame, offset: u64, bytes: &[u8]) -> Result<(), MemError> {
-        let folio = frame.folio();
-        match self.kept.frames.get(&folio.pfn().get()) {
-            Some(real) if frame.home() == self.home => self.memory.write(real, offset, bytes),
-            _ => Err(MemError::NotHeld { folio }),
-        }
-    }
-}
-
-struct OutgoingNode {
+pub(super) struct OutgoingNode {
     name: String,
     compat: CompatList<'static>,
     optional: bool,
     blob: Blob,
-    kept: Kept,
+    pub(super) kept: Kept,
 }
 
 /// A handover that is being made.
@@ -253,11 +29,11 @@ struct OutgoingNode {
 /// The memory belongs to it until it is given back: blocks are allocated and written through it, and what is preserved
 /// cannot be freed by mistake.
 pub struct Outgoing<M: Home> {
-    memory: M,
-    tree: Tree,
+    pub(super) memory: M,
+    pub(super) tree: Tree,
     /// Every page that is preserved.
     owned: Bits,
-    nodes: Vec<OutgoingNode>,
+    pub(super) nodes: Vec<OutgoingNode>,
 }
 
 impl<M: Home> core::fmt::Debug for Outgoing<M> {
@@ -425,8 +201,8 @@ impl<M: Home> Outgoing<M> {
                 if node.optional {
                     fdt.empty(kho::OPTIONAL)?;
                 }
-                fdt.u64_native(kho::PRESERVED_DATA, node.blob.0.start().get())?;
-                fdt.u64_native(kho::BLOB_SIZE, node.blob.0.size())
+                fdt.u64_native(kho::PRESERVED_DATA, node.blob.range().start().get())?;
+                fdt.u64_native(kho::BLOB_SIZE, node.blob.range().size())
             })?;
         }
         fdt.finish()
@@ -466,103 +242,5 @@ impl<M: Home> Frames for Outgoing<M> {
 
     fn write(&mut self, frame: &Frame, offset: u64, bytes: &[u8]) -> Result<(), MemError> {
         self.memory.write(frame, offset, bytes)
-    }
-}
-
-struct Root {
-    page: Frame,
-    stored: radix::Stored,
-    range: PhysRange,
-}
-
-/// A handover that could not be finished, as it was before.
-#[derive(thiserror::Error)]
-#[error("{fault}")]
-pub struct Unfinished<M: Home> {
-    /// Why.
-    pub fault: Fault,
-    /// The handover, unchanged.
-    pub outgoing: Outgoing<M>,
-}
-
-impl<M: Home> core::fmt::Debug for Unfinished<M> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Unfinished").field("fault", &self.fault).finish_non_exhaustive()
-    }
-}
-
-/// A handover that is ready to leave: tree and root FDT are written.
-pub struct Finished<M: Home> {
-    outgoing: Outgoing<M>,
-    root: Root,
-    own: Option<&'static str>,
-}
-
-impl<M: Home> core::fmt::Debug for Finished<M> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Finished").field("root", &self.root.range).finish_non_exhaustive()
-    }
-}
-
-impl<M: Home> Finished<M> {
-    /// Where the root FDT is.
-    #[must_use]
-    pub const fn root(&self) -> PhysRange {
-        self.root.range
-    }
-
-    /// The memory.
-    #[must_use]
-    pub const fn memory(&self) -> &M {
-        &self.outgoing.memory
-    }
-
-    /// The bytes of the root FDT.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub fn root_fdt(&self) -> Result<Vec<u8>, Fault> {
-        let mut bytes = alloc::vec![0; crate::num::usize_of(self.root.range.size())];
-        self.outgoing.memory.read(self.root.range.start(), &mut bytes)?;
-        Ok(bytes)
-    }
-
-    /// Bytes of metadata that were written: tree, root FDT and everything that components allocated through their
-    /// scopes, in whole pages.
-    #[must_use]
-    pub fn metadata_bytes(&self) -> u64 {
-        let kept = self.outgoing.nodes.iter().map(|node| {
-            let all =
-                node.kept.frames.values().fold(0_u64, |sum, frame| sum.saturating_add(frame.folio().order().pages()));
-            all.saturating_sub(node.kept.bulk)
-        });
-        let root = [u64_of(self.root.stored.nodes.len()), self.root.page.folio().order().pages()];
-        let pages: u64 = kept.chain(root).fold(0, u64::saturating_add);
-        pages.saturating_mul(self.outgoing.memory.geometry().page_size())
-    }
-
-    /// Gives up leaving: the handover as it was before it was finished.
-    ///
-    /// # Errors
-    /// When the memory cannot forget where the root was; it is still usable.
-    pub fn cancel(self) -> Result<Outgoing<M>, Unfinished<M>> {
-        let Finished { mut outgoing, root, own } = self;
-        outgoing.tree.remove(root.page.folio());
-        outgoing.memory.free(root.page);
-        root.stored.free(&mut outgoing.memory);
-        if let Some(name) = own {
-            outgoing.unpreserve(name);
-        }
-        match outgoing.memory.announce(None) {
-            Ok(()) => Ok(outgoing),
-            Err(fault) => Err(Unfinished { fault, outgoing }),
-        }
-    }
-
-    /// Leaves: the memory as it stands, for any transport, and where the root FDT is. Frames of the predecessor are
-    /// still good for it.
-    #[must_use]
-    pub fn into_parts(self) -> (M, PhysRange) {
-        (self.outgoing.memory, self.root.range)
     }
 }

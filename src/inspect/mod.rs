@@ -18,6 +18,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod content;
 mod find;
 mod show;
 #[cfg(test)]
@@ -37,9 +38,10 @@ use crate::num::{u64_of, usize_of};
 use crate::radix::Tree;
 use crate::report::{Class, Code, Fault, Findings};
 
+pub use content::{Content, Device, Memfd, NamedRange, Session, SessionFile};
 pub use view::{
-    Candidate, Content, Decoded, Device, FoundBy, Node, OrderCount, PageSize, PageSizeBy, Preserved, Problem, Range,
-    Root, SourceKind, SourceView,
+    Candidate, Decoded, FoundBy, Node, OrderCount, PageSize, PageSizeBy, Preserved, Problem, Range, Root, SourceKind,
+    SourceView,
 };
 
 /// So many bytes of what nobody understands are shown.

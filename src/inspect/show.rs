@@ -7,8 +7,8 @@ use alloc::rc::Rc;
 use core::cell::RefCell;
 use std::collections::BTreeMap;
 
+use super::content::{Content, Memfd, Session, block};
 use super::find::Shared;
-use super::view::{Content, block, seals};
 use crate::abi;
 use crate::compat::{Compat, CompatList, CompatVec, Reads};
 use crate::fdt::Fdt;
@@ -17,7 +17,7 @@ use crate::mem::{Geometry, Pfn};
 use crate::payload::{ARRAY_USE, ArrayNode, RECORDS_USE};
 use crate::report::Fault;
 use crate::vmalloc::Area;
-use crate::{files, memfd, selftest};
+use crate::{files, luo, memblock, memfd, metadata, selftest};
 
 /// What was read: by the name of the node, the layout as which, and the content.
 pub(super) type Seen = Rc<RefCell<BTreeMap<String, (String, Content)>>>;
@@ -47,20 +47,36 @@ const ROWS: &[Row] = &[
         node: "",
         part: None,
         plug: |plug| {
-            plug.read(memfd::MemfdNode, |file, geometry| Content::Memfd {
-                pos: file.pos,
-                size: file.size,
-                seals: seals(file.seals),
-                folios: file
-                    .folios
-                    .iter()
-                    .map(|&(folio, index)| {
-                        let (address, order) = block(folio, geometry);
-                        (address, order, index)
-                    })
-                    .collect(),
+            plug.read(memfd::MemfdNode, |file, geometry| Content::Memfd(Memfd::of(file, geometry)));
+        },
+    },
+    Row {
+        layout: abi::luo::COMPAT,
+        node: abi::luo::NODE,
+        part: None,
+        plug: |plug| {
+            plug.read(luo::LuoNode, |found, geometry| Content::Luo {
+                number: found.number,
+                sessions: found.sessions.iter().map(|session| Session::of(session, geometry)).collect(),
+                flbs: found.flbs.clone(),
             });
         },
+    },
+    Row {
+        layout: abi::memblock::COMPAT,
+        node: abi::memblock::NODE,
+        part: None,
+        plug: |plug| {
+            plug.read(memblock::MemblockNode, |found, _| Content::Memblock {
+                ranges: found.ranges.iter().map(Into::into).collect(),
+            });
+        },
+    },
+    Row {
+        layout: metadata::MADE_OF.owner(),
+        node: abi::kexec_metadata::NODE,
+        part: None,
+        plug: |plug| plug.read(metadata::MetadataNode, |found, _| Content::KexecMetadata(found.clone())),
     },
     Row {
         layout: abi::kho_test::COMPAT,

@@ -91,9 +91,9 @@ fn memory_made_of_roots_is_not_looked_into_for_ever() {
 
 #[test]
 fn seals_by_name() {
-    assert_eq!(view::seals(0), [""; 0]);
-    assert_eq!(view::seals(0x3f), ["seal", "shrink", "grow", "write", "future-write", "exec"]);
-    assert_eq!(view::seals(0x142), ["shrink", "0x140"]);
+    assert_eq!(content::seals(0), [""; 0]);
+    assert_eq!(content::seals(0x3f), ["seal", "shrink", "grow", "write", "future-write", "exec"]);
+    assert_eq!(content::seals(0x142), ["shrink", "0x140"]);
 }
 
 #[test]

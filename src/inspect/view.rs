@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::abi::{files, kho};
+use super::content::{Content, block};
+use crate::abi::kho;
 use crate::fdt::{self, Fdt, dts};
 use crate::handover::Verdict;
-use crate::mem::{Folio, Geometry, ImageKind};
+use crate::mem::ImageKind;
 use crate::radix::Tree;
 use crate::report::{Class, Code, Finding, Findings, Severity};
-use crate::selftest::Rule;
 
 /// A handover, decoded.
 #[derive(Clone, Debug, Serialize)]
@@ -258,11 +258,6 @@ impl Preserved {
     }
 }
 
-/// Address and order.
-pub(super) fn block(folio: Folio, geometry: Geometry) -> (u64, u32) {
-    (folio.addr(geometry).get(), folio.order().get())
-}
-
 /// A node of the root FDT.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -316,117 +311,6 @@ fn compatible(node: &fdt::Node<'_>) -> Vec<String> {
     let value = node.property(kho::COMPATIBLE).map_or(&[][..], |property| property.value());
     let strings = value.split(|&byte| byte == 0).filter(|string| !string.is_empty());
     strings.map(|string| String::from_utf8_lossy(string).into_owned()).collect()
-}
-
-/// What a blob holds. In JSON, `kind` says which it is. Blocks are pairs of address and order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Content {
-    /// Files that travel beside the memory     kho-files-v1
-    Files {
-        /// By ascending token.
-        files: Vec<Device>,
-    },
-    /// A file by its pages                     memfd-v2
-    Memfd {
-        /// File position in bytes.
-        pos: u64,
-        /// Bytes.
-        size: u64,
-        /// Names of its seals.
-        seals: Vec<String>,
-        /// Address, order, page offset in the file.
-        folios: Vec<(u64, u32, u64)>,
-    },
-    /// The payload of Linux's test             kho-test-v1
-    KhoTest {
-        /// The checksum, which is right.
-        csum: u32,
-        /// The rule by which it is right.
-        rule: Rule,
-        /// Bytes of all folios.
-        bytes: u64,
-        /// In the order of the checksum.
-        folios: Vec<(u64, u32)>,
-    },
-    /// A table of records, whatever they mean  kho-records-v1
-    Records {
-        /// Physical address of the first block.
-        first: u64,
-        /// How many records.
-        count: u64,
-        /// Bytes of one record.
-        record_size: u64,
-        /// Physical addresses of the blocks.
-        blocks: Vec<u64>,
-    },
-    /// An array of scattered blocks            kho-array-v1
-    Array {
-        /// Bytes.
-        bytes: u64,
-        /// In the order of the array.
-        blocks: Vec<(u64, u32)>,
-    },
-    /// What nobody here understands, or what could not be read.
-    Bytes {
-        /// At most 64 bytes, in hexadecimal.
-        first_bytes: String,
-    },
-}
-
-/// A file that travels beside the memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Device {
-    /// The user's name for it.
-    pub token: u64,
-    /// `memfd`, or the number of a kind that is not known here.
-    pub kind: String,
-    /// Device of the inode.
-    pub device: u64,
-    /// Number of the inode.
-    pub inode: u64,
-    /// Bytes.
-    pub size: u64,
-    /// File position in bytes.
-    pub pos: u64,
-    /// Names of its seals.
-    pub seals: Vec<String>,
-    /// Status flags, as `F_GETFL` has them.
-    pub status: u32,
-    /// Permission bits.
-    pub mode: u32,
-}
-
-impl From<&files::Record> for Device {
-    fn from(record: &files::Record) -> Self {
-        Device {
-            token: record.token.get(),
-            kind: match record.kind.get() {
-                files::KIND_MEMFD => "memfd".into(),
-                other => other.to_string(),
-            },
-            device: record.device.get(),
-            inode: record.inode.get(),
-            size: record.size.get(),
-            pos: record.pos.get(),
-            seals: seals(record.seals.get()),
-            status: record.status.get(),
-            mode: record.mode.get(),
-        }
-    }
-}
-
-/// Names of the bits of `F_GET_SEALS`; what has no name as one number.
-pub(super) fn seals(bits: u32) -> Vec<String> {
-    const NAMES: [&str; 6] = ["seal", "shrink", "grow", "write", "future-write", "exec"];
-    let named = NAMES.iter().zip(0_u32..).filter(|(_, bit)| bits & 1_u32.wrapping_shl(*bit) != 0);
-    let mut names: Vec<String> = named.map(|(name, _)| (*name).into()).collect();
-    if bits >> NAMES.len() != 0 {
-        names.push(format!("{:#x}", bits & !0x3f));
-    }
-    names
 }
 
 /// Something that is wrong.

@@ -77,6 +77,11 @@ impl Handover {
         let small = memfd("small", 10_000);
         outgoing.preserve("small", &ByPages { file: small.as_fd(), order: order(0) }).unwrap();
         outgoing.preserve_file(0xabc, memfd("large", 1 << 20).into()).unwrap();
+        Handover::of(outgoing, frames)
+    }
+
+    /// A handover as a file, and blocks of the user that are in it.
+    pub(crate) fn of(outgoing: Outgoing<Bundle>, frames: Vec<Frame>) -> Handover {
         let (bundle, _) = outgoing.finish().unwrap().into_parts();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("arena");

@@ -1,0 +1,217 @@
+//! What a blob holds, by the layout as which it was read.
+
+use serde::Serialize;
+
+use crate::abi::files;
+use crate::luo::{self, FileContent, Flb};
+use crate::mem::{Folio, Geometry};
+use crate::metadata::Metadata;
+use crate::selftest::Rule;
+use crate::text::Name;
+use crate::{memblock, memfd};
+
+/// What a blob holds. In JSON, `kind` says which it is. Blocks are pairs of address and order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Content {
+    /// Files that travel beside the memory     kho-files-v1
+    Files {
+        /// By ascending token.
+        files: Vec<Device>,
+    },
+    /// A file by its pages                     memfd-v2
+    Memfd(Memfd),
+    /// Linux's sessions and their files       luo-v5
+    Luo {
+        /// Which live update it is, 1 the first.
+        number: u64,
+        /// The sessions; none before the machine is frozen.
+        sessions: Vec<Session>,
+        /// The globals that live as long as files that use them.
+        flbs: Vec<Flb>,
+    },
+    /// Named reserved memory                   memblock-v1
+    Memblock {
+        /// In the order of its tree.
+        ranges: Vec<NamedRange>,
+    },
+    /// Who left the handover                   kexec-metadata
+    KexecMetadata(Metadata),
+    /// The payload of Linux's test             kho-test-v1
+    KhoTest {
+        /// The checksum, which is right.
+        csum: u32,
+        /// The rule by which it is right.
+        rule: Rule,
+        /// Bytes of all folios.
+        bytes: u64,
+        /// In the order of the checksum.
+        folios: Vec<(u64, u32)>,
+    },
+    /// A table of records, whatever they mean  kho-records-v1
+    Records {
+        /// Physical address of the first block.
+        first: u64,
+        /// How many records.
+        count: u64,
+        /// Bytes of one record.
+        record_size: u64,
+        /// Physical addresses of the blocks.
+        blocks: Vec<u64>,
+    },
+    /// An array of scattered blocks            kho-array-v1
+    Array {
+        /// Bytes.
+        bytes: u64,
+        /// In the order of the array.
+        blocks: Vec<(u64, u32)>,
+    },
+    /// What nobody here understands, or what could not be read.
+    Bytes {
+        /// At most 64 bytes, in hexadecimal.
+        first_bytes: String,
+    },
+}
+
+/// A memfd by its pages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Memfd {
+    /// File position in bytes.
+    pub pos: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Names of its seals.
+    pub seals: Vec<String>,
+    /// Address, order, page offset in the file; what no folio covers is a hole.
+    pub folios: Vec<(u64, u32, u64)>,
+}
+
+impl Memfd {
+    pub(super) fn of(file: &memfd::Pages, geometry: Geometry) -> Self {
+        let folios = file.folios.iter().map(|&(folio, index)| {
+            let (address, order) = block(folio, geometry);
+            (address, order, index)
+        });
+        Memfd { pos: file.pos, size: file.size, seals: seals(file.seals), folios: folios.collect() }
+    }
+}
+
+/// Files that Linux restores together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Session {
+    /// Its name.
+    pub name: Name,
+    /// In the order in which they were preserved.
+    pub files: Vec<SessionFile>,
+}
+
+impl Session {
+    pub(super) fn of(session: &luo::Session, geometry: Geometry) -> Self {
+        let files = session.files.iter().map(|file| SessionFile::of(file, geometry));
+        Session { name: session.name.clone(), files: files.collect() }
+    }
+}
+
+/// A file of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SessionFile {
+    /// The user's name for it.
+    pub token: u64,
+    /// Which handler of Linux it belongs to.
+    pub compatible: String,
+    /// What that handler left; for most a physical address.
+    pub data: u64,
+    /// Its pages, if it is a memfd that could be read; else a finding says why not.
+    pub memfd: Option<Memfd>,
+}
+
+impl SessionFile {
+    fn of(file: &luo::File, geometry: Geometry) -> Self {
+        let memfd = match &file.content {
+            FileContent::Memfd(pages) => Some(Memfd::of(pages, geometry)),
+            FileContent::Opaque => None,
+        };
+        SessionFile { token: file.token, compatible: file.compatible.clone(), data: file.data, memfd }
+    }
+}
+
+/// Memory that was reserved by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NamedRange {
+    /// Its name.
+    pub name: Name,
+    /// Physical address of its first byte.
+    pub address: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl From<&memblock::Range> for NamedRange {
+    fn from(range: &memblock::Range) -> Self {
+        NamedRange { name: range.name.clone(), address: range.start.get(), size: range.size }
+    }
+}
+
+/// A file that travels beside the memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Device {
+    /// The user's name for it.
+    pub token: u64,
+    /// `memfd`, or the number of a kind that is not known here.
+    pub kind: String,
+    /// Device of the inode.
+    pub device: u64,
+    /// Number of the inode.
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    /// File position in bytes.
+    pub pos: u64,
+    /// Names of its seals.
+    pub seals: Vec<String>,
+    /// Status flags, as `F_GETFL` has them.
+    pub status: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+impl From<&files::Record> for Device {
+    fn from(record: &files::Record) -> Self {
+        Device {
+            token: record.token.get(),
+            kind: match record.kind.get() {
+                files::KIND_MEMFD => "memfd".into(),
+                other => other.to_string(),
+            },
+            device: record.device.get(),
+            inode: record.inode.get(),
+            size: record.size.get(),
+            pos: record.pos.get(),
+            seals: seals(record.seals.get()),
+            status: record.status.get(),
+            mode: record.mode.get(),
+        }
+    }
+}
+
+/// Names of the bits of `F_GET_SEALS`; what has no name as one number.
+pub(super) fn seals(bits: u32) -> Vec<String> {
+    const NAMES: [&str; 6] = ["seal", "shrink", "grow", "write", "future-write", "exec"];
+    let named = NAMES.iter().zip(0_u32..).filter(|(_, bit)| bits & 1_u32.wrapping_shl(*bit) != 0);
+    let mut names: Vec<String> = named.map(|(name, _)| (*name).into()).collect();
+    if bits >> NAMES.len() != 0 {
+        names.push(format!("{:#x}", bits & !0x3f));
+    }
+    names
+}
+
+/// Address and order.
+pub(super) fn block(folio: Folio, geometry: Geometry) -> (u64, u32) {
+    (folio.addr(geometry).get(), folio.order().get())
+}
