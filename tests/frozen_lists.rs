@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use kho::abi::{luo, memfd, vmalloc};
 use kho::block::{self, BlockSet};
-use kho::mem::{Bits, Geometry, MemError, Memory, PageRange, Pfn, PhysAddr, PhysRange, Ram, read_wire};
+use kho::mem::{Bits, Geometry, Image, Memory as _, PageRange, Pfn, PhysAddr, Ram, Source, read_wire};
 use kho::vmalloc::{Area, Loaded};
 use serde_json::Value;
 use zerocopy::FromBytes as _;
@@ -35,57 +35,15 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes.split(|&byte| byte == 0).next().unwrap()).unwrap()
 }
 
-/// An ELF core, by the physical addresses of its PT_LOAD segments.
-struct Core {
-    file: Vec<u8>,
-    extents: Vec<PhysRange>,
-    /// Where each extent starts in the file.
-    offsets: Vec<usize>,
-}
-
-impl Core {
-    fn frozen() -> Self {
-        let file = std::fs::read(data("frozen.core")).unwrap();
-        let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
-        let count = u16::from_le_bytes([file[56], file[57]]);
-        let headers = (0..usize::from(count)).map(|index| word(32) as usize + 56 * index);
-        let (mut extents, mut offsets) = (Vec::new(), Vec::new());
-        for header in headers.filter(|&header| file[header] == 1) {
-            offsets.push(word(header + 8) as usize);
-            extents.push(PhysRange::new(PhysAddr::new(word(header + 24)), word(header + 32)).unwrap());
-        }
-        Core { file, extents, offsets }
-    }
-
-    fn page(&self, pfn: Pfn) -> Vec<u8> {
-        let mut bytes = vec![0; PAGE];
-        self.read(pfn.addr(Geometry::K4), &mut bytes).unwrap();
-        bytes
-    }
-}
-
-impl Memory for Core {
-    fn geometry(&self) -> Geometry {
-        Geometry::K4
-    }
-
-    fn extents(&self) -> &[PhysRange] {
-        &self.extents
-    }
-
-    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
-        let len = to.len() as u64;
-        let extent = self.extents.iter().position(|extent| extent.contains(at, len));
-        let extent = extent.ok_or(MemError::Outside { at, len })?;
-        let from = self.offsets[extent] + (at.get() - self.extents[extent].start().get()) as usize;
-        to.copy_from_slice(&self.file[from..from + to.len()]);
-        Ok(())
-    }
+fn page(core: &Image, pfn: Pfn) -> Vec<u8> {
+    let mut bytes = vec![0; PAGE];
+    core.read(pfn.addr(Geometry::K4), &mut bytes).unwrap();
+    bytes
 }
 
 /// What is read, and which pages it took.
 struct Machine {
-    core: Core,
+    core: Image,
     /// Pages of all lists.
     taken: Bits,
     /// Order-0 blocks that the machine preserved, by address.
@@ -95,11 +53,8 @@ struct Machine {
 impl Machine {
     fn frozen(expected: &Value) -> Self {
         let preserved = list(&expected["preserved"]).iter().filter(|block| block[1] == 0);
-        Machine {
-            core: Core::frozen(),
-            taken: Bits::default(),
-            preserved: preserved.map(|block| number(&block[0])).collect(),
-        }
+        let Source::Image(core) = Image::open(data("frozen.core")).unwrap() else { panic!("a core is memory") };
+        Machine { core, taken: Bits::default(), preserved: preserved.map(|block| number(&block[0])).collect() }
     }
 
     fn is_preserved(&self, pages: &[Pfn]) {
@@ -114,7 +69,7 @@ impl Machine {
         // Written again, the page is the one that Linux wrote.
         let mut ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(1).unwrap(), 1).unwrap());
         let _stored = BlockSet::from(loaded.records.clone()).store(&mut ram).unwrap();
-        assert!(self.core.page(loaded.blocks[0]) == first_page(&ram), "the block at {first:#x}");
+        assert!(page(&self.core, loaded.blocks[0]) == first_page(&ram), "the block at {first:#x}");
         loaded.records
     }
 
@@ -124,7 +79,7 @@ impl Machine {
         self.is_preserved(area.blocks());
         let mut ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(1).unwrap(), 1).unwrap());
         let stored = area.store(&mut ram).unwrap();
-        assert!(self.core.page(chunks[0]) == first_page(&ram), "the chunk of {descriptor:?}");
+        assert!(page(&self.core, chunks[0]) == first_page(&ram), "the chunk of {descriptor:?}");
         assert_eq!(vmalloc::Descriptor { first: descriptor.first, ..stored.descriptor }, *descriptor);
         area
     }
@@ -155,7 +110,7 @@ impl Machine {
         for [pfn, _, index] in folios {
             let pfn = Pfn::new(pfn).unwrap();
             self.is_preserved(&[pfn]);
-            bytes[index as usize * PAGE..][..PAGE].copy_from_slice(&self.core.page(pfn));
+            bytes[index as usize * PAGE..][..PAGE].copy_from_slice(&page(&self.core, pfn));
         }
         bytes.truncate(found.size.get() as usize);
         bytes

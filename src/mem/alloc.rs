@@ -4,7 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Folio, Geometry, MemError, Order, PageRange, Pfn};
+use super::{Folio, Geometry, MemError, Order, PageRange, Pfn, PhysAddr};
 
 /// Every memory that hands out frames has another number, so that a frame cannot be used in a memory it is not from.
 static NEXT_HOME: AtomicU64 = AtomicU64::new(1);
@@ -101,6 +101,21 @@ impl FrameAllocator {
     #[must_use]
     pub const fn holds(&self, frame: &Frame) -> bool {
         frame.home == self.home
+    }
+
+    /// Where `len` bytes are that start `offset` bytes into a frame.
+    ///
+    /// # Errors
+    /// [`MemError::NotHeld`] when the frame is of another allocator, [`MemError::Outside`] when the bytes are not all in
+    /// its block.
+    pub fn place(&self, frame: &Frame, offset: u64, len: u64) -> Result<PhysAddr, MemError> {
+        let folio = frame.folio;
+        if !self.holds(frame) {
+            return Err(MemError::NotHeld { folio });
+        }
+        let block = folio.range().bytes(self.geometry);
+        let at = PhysAddr::new(block.start().get().saturating_add(offset));
+        if block.contains(at, len) { Ok(at) } else { Err(MemError::Outside { at, len }) }
     }
 
     /// Takes the smallest and lowest block that is large enough.

@@ -149,15 +149,7 @@ impl Frames for Ram {
     }
 
     fn write(&mut self, frame: &Frame, offset: u64, bytes: &[u8]) -> Result<(), MemError> {
-        let folio = frame.folio();
-        if !self.frames.holds(frame) {
-            return Err(MemError::NotHeld { folio });
-        }
-        let (block, len) = (folio.range().bytes(self.geometry()), u64_of(bytes.len()));
-        let at = PhysAddr::new(block.start().get().saturating_add(offset));
-        if !block.contains(at, len) {
-            return Err(MemError::Outside { at, len });
-        }
+        let at = self.frames.place(frame, offset, u64_of(bytes.len()))?;
         self.poke(at, bytes)
     }
 }

@@ -320,13 +320,9 @@ impl Frames for Arena {
     }
 
     fn write(&mut self, frame: &Frame, offset: u64, bytes: &[u8]) -> Result<(), MemError> {
-        let folio = frame.folio();
-        if !self.frames.holds(frame) {
-            return Err(MemError::NotHeld { folio });
-        }
-        let (block, len) = (folio.range().bytes(self.geometry()), u64_of(bytes.len()));
-        let at = PhysAddr::new(block.start().get().saturating_add(offset));
-        let place = self.offset(at).filter(|_| block.contains(at, len)).ok_or(MemError::Outside { at, len })?;
+        let len = u64_of(bytes.len());
+        let at = self.frames.place(frame, offset, len)?;
+        let place = self.offset(at).ok_or(MemError::Outside { at, len })?;
         write_at(self.fd.as_fd(), place, bytes).map_err(|error| self.io(at, bytes.len(), error))
     }
 }
