@@ -37,8 +37,6 @@ fn role() {
         "signals" => leave_to_cat(),
         "back" => leave_with_ticket(),
         "back: refuse" => refuse(),
-        "bare" | "parcel" => measured_leave(),
-        "measured" => measured_arrive(),
         other => panic!("no role {other}"),
     }
     println!("verdict: ok");
@@ -318,53 +316,4 @@ fn refuse() {
     let ExecError::Ticket(fault) = error else { panic!("{error}") };
     assert_eq!((fault.code(), fault.found_text()), (Code::FileIdentity, "12"));
     assert_eq!(fault.at().item.as_deref(), Some("ticket.size"));
-}
-
-/// `cargo test --release --test exec -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn measure() {
-    // Bytes of the file; of the last one all but 16 MiB is a hole.
-    const KINDS: [(&str, &str); 4] =
-        [("bare", "none"), ("parcel", "0"), ("parcel", "16777216"), ("parcel", "8589934592")];
-    let mut times = [const { Vec::new() }; KINDS.len()];
-    // In turns, so that what else the machine does falls on all of them.
-    for _ in 0..200 {
-        for ((role, size), times) in KINDS.iter().zip(&mut times) {
-            let mut command = child(&me(), role);
-            command.env(HOW, size);
-            let text = succeeds(command);
-            times.push(text.lines().find_map(|line| line.strip_prefix("took ")).unwrap().parse::<u64>().unwrap());
-        }
-    }
-    for ((role, size), mut times) in KINDS.into_iter().zip(times) {
-        times.sort_unstable();
-        let [least, quarter, median, most] = [0, 50, 100, 199].map(|nth| times[nth] / 1_000);
-        println!("{role} {size}: least {least}, quarter {quarter}, median {median}, most {most} us");
-    }
-}
-
-fn measured_leave() {
-    if std::env::var(ROLE).unwrap() == "bare" {
-        let error = child(&me(), "measured").env(EXPECT, now_ns().to_string()).exec();
-        panic!("{error}");
-    }
-    let arena = memfd("");
-    let size: u64 = std::env::var(HOW).unwrap().parse().unwrap();
-    let file = memfd("");
-    rustix::fs::ftruncate(&file, size).unwrap();
-    // Not mapped. At most 16 MiB of pages are there: the rest is a hole, the machine need not have 8 GiB.
-    File::from(file.try_clone().unwrap()).write_all(&vec![1; size.min(16 << 20) as usize]).unwrap();
-    let cargo = Cargo::new(1, arena.as_fd()).file(1, file.as_fd());
-    // As with the bare one: finding the program, packing and arriving are in the time.
-    let start = now_ns().to_string();
-    panic!("{}", cargo.exec(&next("measured").env(EXPECT, start)));
-}
-
-fn measured_arrive() {
-    let parcel = arrive().unwrap();
-    // Before the parcel is dropped, which frees its pages.
-    let now = now_ns();
-    assert_eq!(parcel.is_some(), std::env::var(HOW).unwrap() != "none");
-    println!("took {}", now - std::env::var(EXPECT).unwrap().parse::<u64>().unwrap());
 }
