@@ -1,5 +1,6 @@
 //! One node as a check sees it: its blob, its memory, and the account of what it owns.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::claims::Owners;
