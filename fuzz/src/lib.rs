@@ -54,9 +54,9 @@ pub fn written(memory: &Ram, about: PhysAddr) -> Vec<u8> {
     for page in 0..u8::try_from(PAGES).unwrap_or(u8::MAX) {
         let mut whole = vec![0; usize::try_from(geometry.page_size()).unwrap_or(0)];
         let _ = memory.read(address(geometry, page), &mut whole);
-        for (offset, piece) in (0_u16..).step_by(128).zip(whole.chunks(128)) {
+        for (offset, piece) in (0..).step_by(128).zip(whole.chunks(128)) {
             let Some(last) = piece.iter().rposition(|&byte| byte != 0) else { continue };
-            let [low, high] = offset.to_le_bytes();
+            let [low, high, ..] = u32::to_le_bytes(offset);
             bytes.extend([page, low, high, u8::try_from(last + 1).unwrap_or(u8::MAX)]);
             bytes.extend(piece.iter().take(last + 1));
         }
