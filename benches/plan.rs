@@ -128,7 +128,7 @@ fn main() {
         handover.root_size as f64 / f64::from(1 << 20),
         peak / metadata
     );
-    let mut contest = Contest::new(&format!("plan: {pages} scattered pages in {nodes} nodes, per page"), pages as u64);
+    let mut contest = Contest::new(format!("plan: {pages} scattered pages in {nodes} nodes, per page"), pages as u64);
     contest.entry("kho, the whole plan", || plan(&handover));
     contest.entry("reading as many bytes once", || {
         let mut page = vec![0; 4096];

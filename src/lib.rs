@@ -1,4 +1,68 @@
-//! Hand a running program's memory, files and typed state to its successor.
+//! Hand a running program's memory, files and data to its successor.
+//!
+//! A process that replaces itself (a VMM, a database, a proxy, a cache) keeps what took long to build: blocks of memory
+//! where they are, open files as descriptors, tables and small state as checked copies. The bytes are those of Linux's
+//! own Kexec HandOver (KHO): a flattened device tree whose nodes name their data, a radix tree of preserved pages,
+//! vmalloc areas, block sets. So the same library reads what a kernel hands over.
+//!
+//! # From one process to the next
+//! ```no_run
+//! use kho::abi;
+//! use kho::compat::{Compat, CompatList};
+//! use kho::files::FilesNode;
+//! use kho::handover::{Outgoing, Registry};
+//! use kho::payload::{Bytes, BytesNode};
+//! use kho::transport::{Arrival, Bundle, Program, Ticket};
+//!
+//! // What the bytes mean, and in which version.
+//! const STATE: CompatList<'static> = CompatList::new(Compat::new("my-state", 1), &[]);
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let Some(arrival) = Arrival::take()? else {
+//!         // The predecessor: preserve, finish, leave. It returns only when that failed, and then all is as before.
+//!         let mut outgoing = Outgoing::new(Bundle::new(1 << 30)?);
+//!         outgoing.preserve("state", &Bytes { made_of: STATE, bytes: b"42 requests" })?;
+//!         return Err(outgoing.finish()?.exec(&Program::current()?, Some(&Ticket::current()?)).into());
+//!     };
+//!     // The successor: say what is understood, plan, accept, restore.
+//!     let mut registry = Registry::new();
+//!     let state = registry.read("state", BytesNode { made_of: STATE, limit: 4096 });
+//!     registry.add_optional(abi::files::NODE, FilesNode);
+//!     let mut restored = arrival.incoming.plan(&registry).accept()?.restore()?;
+//!     println!("{:?}", restored.take(&state));
+//!     let (_bundle, released) = restored.finish();
+//!     released?;
+//!     Ok(())
+//! }
+//! ```
+//! `examples/self_exec.rs` is the same with memory, a file, and the way back to a predecessor when the plan refuses.
+//!
+//! # The law
+//! Nothing is restored from a handover that was not planned and accepted as a whole: the types of [`handover`] leave no
+//! other way. The plan finds *every* problem, each with a stable [code](report::Code), its place, what was found and
+//! what was expected; a version that nobody here reads is never told as corruption. What fails leaves nothing behind.
+//!
+//! # Rooms
+//! | room | what it is |
+//! |---|---|
+//! | [`report`] | findings: code, class, place, found, expected |
+//! | [`compat`] | names and versions of layouts, lists of them, and how two sides differ |
+//! | [`abi`] | wire formats: structures with their offsets, constants; no behaviour |
+//! | [`fdt`] | device trees: a validating reader, a writer, a printer of source |
+//! | [`mem`] | addresses, memory, frames; arenas, images, mappings |
+//! | [`radix`], [`vmalloc`], [`block`] | which pages are preserved; scattered pages as one array; records in linked pages |
+//! | [`handover`] | the core: outgoing, incoming, plan, accepted, restored |
+//! | [`memfd`], [`selftest`], [`luo`], [`memblock`], [`metadata`] | what Linux knows |
+//! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
+//! | `transport` | how a handover travels: exec |
+//! | `inspect` | a dump, an arena or a device tree as one tree of values |
+//!
+//! # Features
+//! - none: `no_std` with `alloc`; reads, checks and plans. Depends on `zerocopy` and `thiserror` only.
+//! - `write`: device trees are written and handovers made ([`handover::Outgoing`]); adds `vm-fdt`.
+//! - `std` (default): arenas, images, files, exec; Linux only. Adds `rustix`, `libc` and `object`.
+//! - `tracing` (default): an event for each step of plan and restore (target `kho`: `step`, `node`, `nanos`).
+//! - `serde`: findings, plans and layouts as values; with `std` also `inspect`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![warn(
     clippy::indexing_slicing,

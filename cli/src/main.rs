@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-/// Hand a running program's memory, files and typed state to its successor, and look at what is handed over.
+/// Hand a running program's memory and files to its successor, and look at what is handed over.
 #[derive(Parser)]
 #[command(name = "kho", version, max_term_width = 100, after_help = HELP)]
 struct Cli {
@@ -24,6 +24,8 @@ const HELP: &str = "\
 Examples:
   kho demo                          a real handover across exec, verified byte for byte
   kho demo --keep out               the same, and the device tree, arena and memfds in out/
+  kho dump out/arena.img            what is in it
+  kho check vmcore                  everything that is wrong with what a machine handed over
 
 Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
 

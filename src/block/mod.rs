@@ -167,6 +167,9 @@ impl Stored {
     }
 }
 
+/// Bytes that are reserved for records before they are there.
+const RESERVE: u64 = 4 << 20;
+
 /// Copies and checks a block set; none at all when `first` is 0.
 ///
 /// `count` is how many records the owner says there are, where it says so. `taken` has the pages of the lists that were
@@ -185,7 +188,9 @@ pub fn load<R: Plain>(
     taken: &mut Bits,
 ) -> Result<Loaded<R>, Fault> {
     let capacity = capacity::<R>(memory.geometry())?;
-    let mut records: Vec<R> = Vec::new();
+    // What the owner says is believed up to a few MiB; beyond that the records themselves must come.
+    let room = count.unwrap_or(0).min(RESERVE.checked_div(u64_of(size_of::<R>())).unwrap_or(0));
+    let mut records: Vec<R> = Vec::with_capacity(usize_of(room));
     let blocks = walk(memory, first, capacity, count, taken, |body, here| {
         let (here, _) = <[R]>::ref_from_prefix_with_elems(body, here).ok()?;
         records.extend_from_slice(here);

@@ -61,7 +61,8 @@ impl Owners {
     /// What the node that began last has claimed: sorted, neighbours joined.
     pub(super) fn claimed(&mut self) -> impl Iterator<Item = PageRange> + '_ {
         let claims = self.nodes.last_mut().map(|(_, claims)| claims.as_mut_slice()).unwrap_or_default();
-        claims.sort_unstable();
+        // A stable sort, because it finds the runs that are sorted already: areas are claimed by address.
+        claims.sort();
         let mut rest = claims.iter().map(|claim| claim.ends()).peekable();
         core::iter::from_fn(move || {
             let (start, mut end) = rest.next()?;

@@ -177,13 +177,17 @@ impl<'a, M: Memory> Node<'a, M> {
             return self.owners.claim(folio, self.tree.geometry());
         }
         // Nobody else has a right to it either, but one finding for one block is enough.
+        Err(self.not_exactly(folio))
+    }
+
+    fn not_exactly(&self, folio: Folio) -> Fault {
         let fault = match self.tree.holder(folio.pfn()) {
             None => Fault::new(Code::NotPreserved).found(format_args!("{folio}, which is not preserved")),
             Some(other) => Fault::new(Code::PreservedOtherwise)
                 .found(format_args!("preserved as {other}"))
                 .expected(format_args!("{folio}")),
         };
-        Err(fault.address(folio.addr(self.geometry()).get()))
+        fault.address(folio.addr(self.geometry()).get())
     }
 
     /// Copies and checks a vmalloc area, and claims its chunks and its blocks.
@@ -194,12 +198,26 @@ impl<'a, M: Memory> Node<'a, M> {
     pub fn area(&mut self, descriptor: &Descriptor) -> Result<Area, Fault> {
         let loaded = Area::load(&self.view, descriptor, self.taken)?;
         self.claim_pages(loaded.chunks);
-        let mut first = Ok(());
-        for block in loaded.area.folios() {
-            let claimed = self.try_claim(block);
-            first = first.and(claimed);
+        let area = loaded.area;
+        // In the order of their addresses, whatever that of the array is: neighbours are found faster than strangers.
+        let mut blocks = area.blocks().to_vec();
+        blocks.sort_unstable();
+        let mut preserved = self.tree.blocks_of(area.order());
+        let mut first = None;
+        for block in blocks.into_iter().filter_map(|pfn| Folio::new(pfn, area.order())) {
+            let claimed = if preserved(block.pfn()) {
+                self.owners.claim(block, self.tree.geometry())
+            } else {
+                Err(self.not_exactly(block))
+            };
+            if let Err(fault) = claimed {
+                first.get_or_insert(fault);
+            }
         }
-        first.map(|()| loaded.area)
+        match first {
+            None => Ok(area),
+            Some(fault) => Err(fault),
+        }
     }
 
     /// Copies and checks a block set of so many records, and claims its pages.

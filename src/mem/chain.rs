@@ -87,17 +87,19 @@ pub(crate) struct Chain<'a> {
     /// Bytes of some pages, from the page `ahead_from` on.
     ahead: Vec<u8>,
     ahead_from: u64,
+    /// So many pages are read at once.
+    reach: u64,
     pages: Vec<Pfn>,
 }
 
-/// Lists that were written in one go mostly lie in one piece: after a step to the neighbour so many pages are read at
-/// once, because each read of an arena or a dump is a system call.
-const AHEAD: u64 = 16;
+/// Lists that were written in one go mostly lie in one piece, and each read of an arena or a dump is a system call: as
+/// long as the next page is the neighbour, twice as many are read as before, up to so many.
+const REACH: u64 = 16;
 
 impl<'a> Chain<'a> {
     /// The list that starts at `first`, of at most `limit` pages, none of them in `taken`.
     pub(crate) fn new(memory: &'a dyn Memory, first: u64, limit: u64, taken: &'a mut Bits) -> Self {
-        Chain { memory, taken, next: first, limit, ahead: Vec::new(), ahead_from: 0, pages: Vec::new() }
+        Chain { memory, taken, next: first, limit, ahead: Vec::new(), ahead_from: 0, reach: 1, pages: Vec::new() }
     }
 
     /// The next page and its bytes; none at the end.
@@ -143,8 +145,9 @@ impl<'a> Chain<'a> {
         }
         self.ahead_from = pfn.get();
         let neighbour = self.pages.last().is_some_and(|last| last.get().wrapping_add(1) == pfn.get());
-        if neighbour {
-            self.ahead.resize(usize_of(size.saturating_mul(AHEAD)), 0);
+        self.reach = if neighbour { self.reach.saturating_mul(2).min(REACH) } else { 1 };
+        if self.reach > 1 {
+            self.ahead.resize(usize_of(size.saturating_mul(self.reach)), 0);
             if self.memory.read(at, &mut self.ahead).is_ok() {
                 return Ok(());
             }

@@ -257,17 +257,14 @@ impl Arena {
         if total == 0 {
             return Ok(Region::EMPTY);
         }
-        // Another thread may take the addresses before we are through; then others are tried.
-        let mut tries = 0;
-        loop {
+        let place = || {
             let mut row = Row::begin(total)?;
-            let placed = runs.iter().try_for_each(|run| row.place(usize_of(run.len), self.fd.as_fd(), run.offset));
-            match placed {
-                Ok(()) => return Ok(row.finish()),
-                Err(rustix::io::Errno::EXIST) if tries < 3 => tries += 1,
-                Err(error) => return Err(error),
-            }
-        }
+            runs.iter().try_for_each(|run| row.place(usize_of(run.len), self.fd.as_fd(), run.offset))?;
+            Ok(row.finish())
+        };
+        // Another thread may take the addresses before we are through; then others are tried.
+        let taken = |result: &rustix::io::Result<Region>| matches!(result, Err(rustix::io::Errno::EXIST));
+        (0..3).map(|_| place()).find(|result| !taken(result)).unwrap_or_else(place)
     }
 
     /// The blocks as runs of the memfd, neighbours joined.

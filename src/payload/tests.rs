@@ -273,5 +273,5 @@ fn an_array_with_one_block_twice_is_owned_twice() {
         poke(arena, PhysAddr::new(chunk + 8), &second);
     })
     .unwrap_err();
-    assert!(told.starts_with("owned-twice: at 0x") && told.contains("of which /it owns a page"), "{told}");
+    assert!(told.starts_with("owned-twice: blocks at 0x") && told.contains("of which /it owns a page"), "{told}");
 }

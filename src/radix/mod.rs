@@ -29,7 +29,7 @@ mod split;
 mod tests;
 mod wire;
 
-use crate::mem::{Bits, Folio, Geometry, PageRange, Pfn};
+use crate::mem::{Bits, Folio, Geometry, Order, PageRange, Pfn};
 use crate::report::{Code, Fault};
 use heap::{LEVELS, Place, Small, block, holding, locate, pages_of};
 
@@ -113,6 +113,17 @@ impl Tree {
     pub fn contains(&self, folio: Folio) -> bool {
         let (level, word, bit) = locate(folio);
         self.levels.get(level).is_some_and(|bits| bits.word(word) >> bit & 1 != 0)
+    }
+
+    /// [`Tree::contains`] for many blocks of one order: by their first page, fastest in ascending order.
+    pub fn blocks_of(&self, order: Order) -> impl FnMut(Pfn) -> bool + '_ {
+        let place = Place::of(order.get());
+        let mut level = self.levels.get(place.level).map(Bits::cursor);
+        move |pfn| {
+            let (word, bit) = place.bit(pfn.get() >> order.get());
+            let aligned = pfn.get() & order.pages().wrapping_sub(1) == 0;
+            aligned && level.as_mut().is_some_and(|bits| bits.word(word) >> bit & 1 != 0)
+        }
     }
 
     /// The preserved block that contains a page; the smallest, should there be several.

@@ -60,6 +60,9 @@ pub(super) fn leave(args: &Args) -> Result<Stayed, Failed> {
     drop((memfd, folios, rows));
     let finished = outgoing.finish()?;
     let program = program.env(super::arrive::METADATA, finished.metadata_bytes().to_string());
+    // The successor copies its table into fresh memory, and on small pages each costs a fault: ask its allocator for huge
+    // ones. Other allocators ignore it.
+    let program = program.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
     Ok(finished.exec(&program, Some(&ticket)))
 }
 
