@@ -25,7 +25,8 @@ pub trait Pour: Memory {
     /// Begins to copy the runs, which lie apart in the file. It may go on beside the caller until [`Pouring::wait`].
     ///
     /// # Errors
-    /// As [`Memory::read`]; [`MemError::Io`] when the file cannot be written.
+    /// As [`Memory::read`]; [`MemError::Io`] when the file cannot be written, is an [`Arena`](super::Arena) that this
+    /// process uses, or is being filled by another copy.
     fn pour(&self, runs: Vec<Run>, file: BorrowedFd<'_>) -> Result<Pouring, MemError>;
 }
 

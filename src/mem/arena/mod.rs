@@ -393,13 +393,19 @@ impl Pour for Arena {
             }
         }
         let base = self.facts.base();
+        // Whoever holds slices of another arena, or of this one, would see them change: so no arena is in use in the
+        // file, and none can come into use before this is over.
+        let lease = Lease::take(file).map_err(|fault| self.io(self.base(), 0, fault))?;
         if runs.iter().fold(0, |sum: u64, run| sum.saturating_add(run.len)) < BESIDE {
             runs.iter().try_for_each(|run| pour(self.fd.as_fd(), base, file, *run))?;
             return Ok(Pouring::DONE);
         }
         let dup = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 0).map_err(|error| self.io(self.base(), 0, error));
         let (from, to) = (dup(self.fd.as_fd())?, dup(file)?);
-        Pouring::beside(move || runs.iter().try_for_each(|run| pour(from.as_fd(), base, to.as_fd(), *run)))
+        Pouring::beside(move || {
+            let _lease = lease;
+            runs.iter().try_for_each(|run| pour(from.as_fd(), base, to.as_fd(), *run))
+        })
     }
 }
 

@@ -279,6 +279,27 @@ fn one_owner_of_one_memfd_in_one_process() {
 }
 
 #[test]
+fn nothing_is_poured_into_an_arena_that_is_in_use() {
+    let (mut from, mut to) = (Arena::new(8 << 20).unwrap(), arena());
+    let (source, mut target) = (from.alloc(Order::new(9).unwrap()).unwrap(), to.alloc(Order::ZERO).unwrap());
+    from.write(&source, 0, b"changed").unwrap();
+    for (len, file) in [(7, to.fd()), (2 << 20, to.fd()), (7, from.fd())] {
+        let run = Run { from: source.folio().addr(from.geometry()), len, offset: page() };
+        let slice = to.bytes_mut(&mut target).unwrap();
+        let refused = from.pour(vec![run], file).and_then(Pouring::wait);
+        assert!(matches!(refused, Err(MemError::Io { .. })), "{refused:?}");
+        assert_eq!(&slice[..7], &[0; 7]);
+    }
+    // While it is poured into, a memfd does not become an arena in use either.
+    let run = Run { from: source.folio().addr(from.geometry()), len: 2 << 20, offset: page() };
+    let mut left = Arena::open(Arena::new(4 << 20).unwrap().into_fd()).unwrap();
+    let file = left.try_clone_fd().unwrap();
+    let pouring = from.pour(vec![run], file.as_fd()).unwrap();
+    pouring.wait().unwrap();
+    admit(&mut left, [], []).unwrap();
+}
+
+#[test]
 fn a_root_outside_the_arena_is_not_written() {
     let mut arena = arena();
     let (good, nonce) = (PhysAddr::new(arena.base().get() + page()), arena.nonce());
