@@ -108,6 +108,27 @@ fn of_more_blocks_than_anybody_reads_the_first_are_kept() {
 }
 
 #[test]
+fn a_node_that_linux_would_take_for_its_own_is_told() {
+    let errors = |names: &[&str]| {
+        let mut fdt = crate::fdt::Builder::new();
+        fdt.strings("compatible", ["kho-v4"]).unwrap();
+        fdt.u64_native("preserved-memory-map", 0x1000).unwrap();
+        for name in names {
+            fdt.node(name, |fdt| {
+                fdt.u64_native("preserved-data", 0x2000)?;
+                fdt.u64_native("blob-size", 8)
+            })
+            .unwrap();
+        }
+        let decoded = device_tree(&fdt.finish().unwrap()).unwrap();
+        decoded.findings.iter().map(|problem| problem.code).collect::<Vec<_>>()
+    };
+    assert_eq!(errors(&["LUO@1", "LUO"]), [Code::FdtUnitAddress]);
+    assert_eq!(errors(&["kho_test@0"]), [Code::FdtUnitAddress]);
+    assert_eq!(errors(&["LUO", "LUO@1", "other@1"]), []);
+}
+
+#[test]
 fn the_fields_of_the_json_stay() {
     let (bytes, _) = machine(Geometry::K4);
     let decoded = serde_json::to_value(decode(&bytes, &Options::default()).unwrap()).unwrap();
