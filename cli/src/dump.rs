@@ -274,4 +274,8 @@ fn ranges(text: &mut String, decoded: &Decoded) {
     lines(&preserved.ranges, show, &mut |line| {
         let _ = writeln!(text, "    {line}");
     });
+    let missing = preserved.range_count.saturating_sub(preserved.ranges.len() as u64);
+    if missing > 0 {
+        let _ = writeln!(text, "    ... and {missing} that were counted only");
+    }
 }

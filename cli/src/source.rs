@@ -163,7 +163,7 @@ pub(crate) fn head(decoded: &Decoded) -> String {
             "preserved",
             size(preserved.bytes),
             count(preserved.blocks, "block"),
-            count(preserved.ranges.len() as u64, "range"),
+            count(preserved.range_count, "range"),
             count(preserved.pages, "page"),
             "by order",
         );

@@ -16,6 +16,7 @@ use crate::trace::Stopwatch;
 pub struct Accepted<M> {
     pub(super) incoming: Incoming<M>,
     pub(super) slots: usize,
+    pub(super) home: u64,
     pub(super) tree: radix::Loaded,
     pub(super) steps: Vec<Step<M>>,
 }
@@ -34,7 +35,7 @@ impl<M: Claim> Accepted<M> {
     /// When a component cannot be prepared: those that were prepared are undone, nothing is restored, and the handover
     /// comes back as it was.
     pub fn restore(self) -> Result<Restored<M>, Failed<M>> {
-        let Accepted { incoming: Incoming { mut memory, root }, slots, tree, steps } = self;
+        let Accepted { incoming: Incoming { mut memory, root }, slots, home, tree, steps } = self;
         let prepared = admit(&mut memory, &tree)
             .map_err(|fault| ("/".into(), fault))
             .and_then(|()| Self::prepare(steps, &mut memory));
@@ -57,7 +58,7 @@ impl<M: Claim> Accepted<M> {
                 *place = Some(value);
             }
         }
-        Ok(Restored { memory, values })
+        Ok(Restored { memory, home, values })
     }
 
     /// Prepares all and settles all. On an error those that were prepared are dropped, the last one first: it may build

@@ -80,6 +80,8 @@ pub(crate) fn read_root(memory: &dyn Memory, root: PhysAddr) -> Result<Vec<u8>, 
 /// A handover that was restored: take what each component made of its node.
 pub struct Restored<M> {
     pub(super) memory: M,
+    /// Of which registry the values are.
+    pub(super) home: u64,
     pub(super) values: Vec<Option<Box<dyn Any>>>,
 }
 
@@ -87,7 +89,7 @@ impl<M: Claim> Restored<M> {
     /// Takes the result of a component, once. None when its node was not there, when it was taken already, or when the
     /// handle is of another registry.
     pub fn take<T: 'static>(&mut self, handle: &Handle<T>) -> Option<T> {
-        let value = self.values.get_mut(handle.slot)?;
+        let value = self.values.get_mut(handle.slot).filter(|_| handle.home == self.home)?;
         match value.take()?.downcast() {
             Ok(taken) => Some(*taken),
             Err(other) => {

@@ -218,6 +218,10 @@ impl<M: Home> Memory for Outgoing<M> {
         self.memory.extents()
     }
 
+    fn is_whole(&self) -> bool {
+        self.memory.is_whole()
+    }
+
     fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
         self.memory.read(at, to)
     }

@@ -64,6 +64,7 @@ pub(super) struct Step<M> {
 pub struct Plan<M> {
     incoming: Incoming<M>,
     slots: usize,
+    home: u64,
     findings: Findings,
     nodes: Vec<NodeReport>,
     tree: Option<radix::Loaded>,
@@ -91,7 +92,7 @@ impl<M: Memory + 'static> Plan<M> {
         };
         let Planner { nodes, steps, .. } = planner;
         watch.event("plan", "/");
-        Plan { slots: registry.entries.len(), incoming, findings, nodes, tree, steps }
+        Plan { slots: registry.entries.len(), home: registry.home, incoming, findings, nodes, tree, steps }
     }
 
     /// Everything that was found, errors and warnings.
@@ -130,9 +131,9 @@ impl<M: Memory + 'static> Plan<M> {
     /// The findings, and the handover as it came: it may be sent back.
     pub fn accept(self) -> Result<Accepted<M>, Refused<M>> {
         let fine = self.verdict() == Verdict::Fine;
-        let Plan { incoming, slots, findings, nodes, tree, steps } = self;
+        let Plan { incoming, slots, home, findings, nodes, tree, steps } = self;
         match tree {
-            Some(tree) if fine => Ok(Accepted { incoming, slots, tree, steps }),
+            Some(tree) if fine => Ok(Accepted { incoming, slots, home, tree, steps }),
             _ => Err(Refused { findings, nodes, incoming }),
         }
     }

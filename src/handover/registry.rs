@@ -10,7 +10,7 @@ use core::marker::PhantomData;
 
 use super::node::Node;
 use crate::compat::CompatList;
-use crate::mem::Memory;
+use crate::mem::{Memory, fresh_home};
 use crate::report::Fault;
 
 /// Reads a node and says whether it is well; changes nothing.
@@ -107,6 +107,8 @@ impl<M: Memory, C: Check<M>> Component<M> for Look<C> {
 /// The right to take the result of one component, with its type.
 #[derive(Debug)]
 pub struct Handle<T> {
+    /// Of which registry.
+    pub(super) home: u64,
     pub(super) slot: usize,
     restored: PhantomData<fn() -> T>,
 }
@@ -117,6 +119,8 @@ pub struct Registry<M> {
     /// Index of the entry that has the name.
     names: BTreeMap<String, usize>,
     pub(super) strangers: Strangers,
+    /// A number that no other registry has, so that a handle cannot take what another registry restored.
+    pub(super) home: u64,
 }
 
 /// What becomes of a node that no component understands.
@@ -137,7 +141,7 @@ pub(super) struct Entry<M> {
 
 impl<M> Default for Registry<M> {
     fn default() -> Self {
-        Registry { entries: Vec::new(), names: BTreeMap::new(), strangers: Strangers::Refuse }
+        Registry { entries: Vec::new(), names: BTreeMap::new(), strangers: Strangers::Refuse, home: fresh_home() }
     }
 }
 
@@ -184,7 +188,7 @@ impl<M: Memory + 'static> Registry<M> {
             entry.required = false;
         }
         self.entries.push(Entry { name: name.into(), required, component: Rc::new(component) });
-        Handle { slot, restored: PhantomData }
+        Handle { home: self.home, slot, restored: PhantomData }
     }
 
     pub(super) fn find(&self, name: &str) -> Option<usize> {

@@ -184,6 +184,10 @@ impl<M: Home> Memory for Scope<'_, M> {
         self.memory.extents()
     }
 
+    fn is_whole(&self) -> bool {
+        self.memory.is_whole()
+    }
+
     fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
         self.memory.read(at, to)
     }

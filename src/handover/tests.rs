@@ -162,6 +162,21 @@ fn what_goes_out_comes_in() {
 }
 
 #[test]
+fn a_handle_of_another_registry_takes_nothing() {
+    let mut outgoing = Outgoing::new(ram(Geometry::K4));
+    outgoing.preserve("part", &Part::new("hello")).unwrap();
+    let registry_of = |name| {
+        let mut registry = Registry::new();
+        let handle = registry.add(name, reader("part"));
+        (registry, handle)
+    };
+    let ((registry, handle), (_other, stranger)) = (registry_of("part"), registry_of("other"));
+    let mut restored = arrive(outgoing.finish().unwrap()).plan(&registry).accept().unwrap().restore().unwrap();
+    assert!(restored.take(&stranger).is_none(), "of the same place and type, and not what it stands for");
+    assert!(restored.take(&handle).is_some());
+}
+
+#[test]
 fn nothing_runs_when_one_of_twenty_is_incompatible() {
     let incoming = twenty(&Part { made_of: TWO, ..Part::new("newer") });
     let log = Rc::default();

@@ -33,6 +33,10 @@ impl Memory for Shared {
         self.image.extents()
     }
 
+    fn is_whole(&self) -> bool {
+        self.image.is_whole()
+    }
+
     fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
         self.image.read(at, to)
     }

@@ -169,6 +169,7 @@ pub fn device_tree(bytes: &[u8]) -> Result<Decoded, NotShown> {
     let root = Root::of(&fdt, None, FoundBy::File);
     if root.is_handover {
         check_root(&fdt, &mut findings);
+        check_names(&fdt, &mut findings);
         check_nodes(&fdt, Geometry::K4, &mut findings);
     }
     let nodes = if root.is_handover { nodes(&fdt) } else { Vec::new() };
@@ -207,6 +208,7 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
 
     let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(address.get()))?;
     let mut findings = plan.findings().clone();
+    check_names(&fdt, &mut findings);
     if plan.tree().is_none() {
         // The plan stopped at the root: what the nodes say can be told all the same.
         check_nodes(&fdt, geometry, &mut findings);
@@ -281,6 +283,16 @@ fn check_root(fdt: &Fdt<'_>, findings: &mut Findings) {
         Ok(0) => findings.add("/", Fault::new(Code::NoHandover).item(kho::PRESERVED_MEMORY_MAP).found(0)),
         Ok(_) => {}
         Err(fault) => findings.add("/", fault),
+    }
+}
+
+/// Whether Linux would find another node by a name of its own: what it finds there may stop it, and nobody looked at it.
+fn check_names(fdt: &Fdt<'_>, findings: &mut Findings) {
+    use crate::abi::{kexec_metadata, kho_test, luo, memblock};
+    for name in [memblock::NODE, luo::NODE, kexec_metadata::NODE, kho_test::NODE] {
+        if let Err(fault) = fdt.root().child_as_linux(name) {
+            findings.add("/", fault);
+        }
     }
 }
 

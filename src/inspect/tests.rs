@@ -97,13 +97,45 @@ fn seals_by_name() {
 }
 
 #[test]
+fn of_more_blocks_than_anybody_reads_the_first_are_kept() {
+    let blocks = Preserved::KEPT as u64 + 5;
+    let mut tree = Tree::new(Geometry::K4);
+    (1..=blocks).for_each(|number| assert!(tree.add(crate::mem::Folio::page(Pfn::new(2 * number).unwrap()))));
+    let preserved = Preserved::of(&tree);
+    assert_eq!((preserved.blocks, preserved.range_count), (blocks, blocks));
+    assert_eq!((preserved.ranges.len(), preserved.entries.len()), (Preserved::KEPT, Preserved::KEPT));
+    assert_eq!((preserved.ranges[0], preserved.entries[0]), (Range { address: 0x2000, size: 0x1000 }, (0x2000, 0)));
+}
+
+#[test]
+fn a_node_that_linux_would_take_for_its_own_is_told() {
+    let errors = |names: &[&str]| {
+        let mut fdt = crate::fdt::Builder::new();
+        fdt.strings("compatible", ["kho-v4"]).unwrap();
+        fdt.u64_native("preserved-memory-map", 0x1000).unwrap();
+        for name in names {
+            fdt.node(name, |fdt| {
+                fdt.u64_native("preserved-data", 0x2000)?;
+                fdt.u64_native("blob-size", 8)
+            })
+            .unwrap();
+        }
+        let decoded = device_tree(&fdt.finish().unwrap()).unwrap();
+        decoded.findings.iter().map(|problem| problem.code).collect::<Vec<_>>()
+    };
+    assert_eq!(errors(&["LUO@1", "LUO"]), [Code::FdtUnitAddress]);
+    assert_eq!(errors(&["kho_test@0"]), [Code::FdtUnitAddress]);
+    assert_eq!(errors(&["LUO", "LUO@1", "other@1"]), []);
+}
+
+#[test]
 fn the_fields_of_the_json_stay() {
     let (bytes, _) = machine(Geometry::K4);
     let decoded = serde_json::to_value(decode(&bytes, &Options::default()).unwrap()).unwrap();
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(keys(&decoded), "candidates errors findings nodes page_size preserved root source warnings");
     assert_eq!(keys(&decoded["root"]), "address compatible found_by is_handover preserved_memory_map size");
-    assert_eq!(keys(&decoded["preserved"]), "blocks bytes entries orders pages ranges");
+    assert_eq!(keys(&decoded["preserved"]), "blocks bytes entries orders pages range_count ranges");
     assert_eq!(
         keys(&decoded["nodes"][0]),
         "blob compatible content mem mem_partial name optional owned read_as verdict"

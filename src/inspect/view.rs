@@ -217,9 +217,12 @@ pub struct Preserved {
     pub bytes: u64,
     /// How many blocks there are of each order, ascending.
     pub orders: Vec<OrderCount>,
-    /// The blocks as ranges, neighbours joined.
+    /// How many ranges the blocks are, neighbours joined.
+    pub range_count: u64,
+    /// These ranges by ascending address; the first [`Preserved::KEPT`].
     pub ranges: Vec<Range>,
-    /// Every block by ascending address: physical address and order.
+    /// The blocks by ascending address: physical address and order. Of more than [`Preserved::KEPT`] so many, the
+    /// smallest ones.
     pub entries: Vec<(u64, u32)>,
 }
 
@@ -233,6 +236,10 @@ pub struct OrderCount {
 }
 
 impl Preserved {
+    /// So many ranges and blocks are kept, the others are counted only: one bit of a tree is a block and a range, so
+    /// that a file of some megabytes would take gigabytes otherwise.
+    pub const KEPT: usize = 1 << 20;
+
     pub(super) fn of(tree: &Tree) -> Self {
         let geometry = tree.geometry();
         let mut orders = BTreeMap::<u32, u64>::new();
@@ -240,7 +247,9 @@ impl Preserved {
         for folio in tree.iter() {
             let blocks = orders.entry(folio.order().get()).or_default();
             *blocks = blocks.saturating_add(1);
-            entries.push(block(folio, geometry));
+            if entries.len() < Self::KEPT {
+                entries.push(block(folio, geometry));
+            }
         }
         entries.sort_unstable();
         let range = |range: crate::mem::PageRange| {
@@ -252,7 +261,8 @@ impl Preserved {
             pages: tree.pages(),
             bytes: tree.pages().saturating_mul(geometry.page_size()),
             orders: orders.into_iter().map(|(order, blocks)| OrderCount { order, blocks }).collect(),
-            ranges: tree.ranges().map(range).collect(),
+            range_count: u64::try_from(tree.ranges().count()).unwrap_or(u64::MAX),
+            ranges: tree.ranges().take(Self::KEPT).map(range).collect(),
             entries,
         }
     }

@@ -26,7 +26,6 @@ mod scan;
 use core::fmt;
 
 pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
-#[cfg(feature = "write")]
 pub(crate) use alloc::fresh_home;
 pub use alloc::{Frame, FrameAllocator};
 #[cfg(feature = "std")]

@@ -24,8 +24,11 @@ pub struct Run {
 pub trait Pour: Memory {
     /// Begins to copy the runs, which lie apart in the file. It may go on beside the caller until [`Pouring::wait`].
     ///
+    /// The file is new: where the memory is zero because nobody ever wrote to it, nothing may be written.
+    ///
     /// # Errors
-    /// As [`Memory::read`]; [`MemError::Io`] when the file cannot be written.
+    /// As [`Memory::read`]; [`MemError::Io`] when the file cannot be written, is an [`Arena`](super::Arena) that this
+    /// process uses, or is being filled by another copy.
     fn pour(&self, runs: Vec<Run>, file: BorrowedFd<'_>) -> Result<Pouring, MemError>;
 }
 

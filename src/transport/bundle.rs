@@ -126,6 +126,10 @@ impl Memory for Bundle {
         self.arena.extents()
     }
 
+    fn is_whole(&self) -> bool {
+        self.arena.is_whole()
+    }
+
     fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
         self.arena.read(at, to)
     }
@@ -170,5 +174,41 @@ impl Claim for Bundle {
 impl Pour for Bundle {
     fn pour(&self, runs: Vec<Run>, file: BorrowedFd<'_>) -> Result<Pouring, MemError> {
         self.arena.pour(runs, file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fdt::Builder;
+    use crate::handover::{Incoming, Registry};
+    use crate::inspect::{self, Options};
+    use crate::mem::Pfn;
+    use crate::radix::Tree;
+    use crate::report::Code;
+
+    #[test]
+    fn a_block_outside_the_arena_is_found_by_the_plan_and_in_a_copy() {
+        let mut arena = Arena::new(1 << 20).unwrap();
+        let page = arena.alloc(Order::ZERO).unwrap();
+        let at = page.folio().addr(arena.geometry());
+        let mut tree = Tree::new(arena.geometry());
+        tree.add(page.folio());
+        tree.add(Folio::page(Pfn::new(arena.base().get() / arena.geometry().page_size() + 512).unwrap()));
+        let map = tree.store(&mut arena).unwrap().root;
+        let mut fdt = Builder::new();
+        fdt.strings("compatible", ["kho-v4"]).unwrap();
+        fdt.u64_native("preserved-memory-map", map.get()).unwrap();
+        let fdt = fdt.finish().unwrap();
+        arena.write(&page, 0, &fdt).unwrap();
+        arena.set_root(PhysRange::new(at, fdt.len() as u64)).unwrap();
+
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&arena.fd()));
+        let shown = inspect::open(path, &Options::default()).unwrap();
+        assert_eq!((shown.errors, shown.findings[0].code), (1, Code::Outside));
+
+        let bundle = Bundle::of(Arena::open(arena.into_fd()).unwrap(), Files::new());
+        let refused = Incoming::new(bundle, at).plan(&Registry::new()).accept().unwrap_err();
+        assert_eq!(refused.findings.kept()[0].fault.code(), Code::Outside);
     }
 }

@@ -11,7 +11,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{
-    FallocateFlags, MemfdFlags, copy_file_range, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create,
+    FallocateFlags, MemfdFlags, SeekFrom, copy_file_range, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create,
+    seek,
 };
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd, retry_on_intr};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -389,13 +390,19 @@ impl Pour for Arena {
             }
         }
         let base = self.facts.base();
+        // Whoever holds slices of another arena, or of this one, would see them change: so no arena is in use in the
+        // file, and none can come into use before this is over.
+        let lease = Lease::take(file).map_err(|fault| self.io(self.base(), 0, fault))?;
         if runs.iter().fold(0, |sum: u64, run| sum.saturating_add(run.len)) < BESIDE {
             runs.iter().try_for_each(|run| pour(self.fd.as_fd(), base, file, *run))?;
             return Ok(Pouring::DONE);
         }
         let dup = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 0).map_err(|error| self.io(self.base(), 0, error));
         let (from, to) = (dup(self.fd.as_fd())?, dup(file)?);
-        Pouring::beside(move || runs.iter().try_for_each(|run| pour(from.as_fd(), base, to.as_fd(), *run)))
+        Pouring::beside(move || {
+            let _lease = lease;
+            runs.iter().try_for_each(|run| pour(from.as_fd(), base, to.as_fd(), *run))
+        })
     }
 }
 
@@ -406,7 +413,19 @@ fn pour(arena: BorrowedFd<'_>, base: u64, file: BorrowedFd<'_>, run: Run) -> Res
     let (mut to, end) = (run.offset, run.offset.saturating_add(run.len));
     let mut buffer = Vec::new();
     while to < end {
-        let rest = usize_of(end.saturating_sub(to));
+        // What a predecessor only promised to use must not cost memory here: holes stay holes.
+        let data = match seek(arena, SeekFrom::Data(from)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => break,
+            Err(_) => from,
+        };
+        let skip = data.saturating_sub(from).min(end.saturating_sub(to));
+        (from, to) = (from.saturating_add(skip), to.saturating_add(skip));
+        let hole = seek(arena, SeekFrom::Hole(from)).unwrap_or(u64::MAX);
+        let rest = usize_of(end.saturating_sub(to).min(hole.saturating_sub(from)));
+        if rest == 0 {
+            continue;
+        }
         // Both are of tmpfs, so the system copies once; where it does not want to, we do.
         let done = match copy_file_range(arena, Some(&mut from), file, Some(&mut to), rest) {
             Ok(done) => done,

@@ -279,6 +279,46 @@ fn one_owner_of_one_memfd_in_one_process() {
 }
 
 #[test]
+fn holes_are_not_poured() {
+    let mut arena = Arena::new(1 << 40).unwrap();
+    let order = Order::holding(1 << 38, arena.geometry()).unwrap();
+    let block = arena.alloc(order).unwrap();
+    let middle = 0x1234 * page();
+    arena.write(&block, middle + 7, b"hello").unwrap();
+    let file = memfd_create("poured", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&file, 1 << 38).unwrap();
+    let at = block.folio().addr(arena.geometry());
+    let run = |skip: u64, len| Run { from: at.checked_add(skip).unwrap(), len, offset: skip };
+    let runs = vec![run(0, middle + 9), run(middle + 9, (1 << 38) - middle - 9)];
+    arena.pour(runs, file.as_fd()).and_then(Pouring::wait).unwrap();
+    let mut bytes = [1; 14];
+    read_at(file.as_fd(), middle, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"\0\0\0\0\0\0\0hello\0\0");
+    assert_eq!(fstat(&file).unwrap().st_blocks * 512, page() as i64, "one page was written");
+}
+
+#[test]
+fn nothing_is_poured_into_an_arena_that_is_in_use() {
+    let (mut from, mut to) = (Arena::new(8 << 20).unwrap(), arena());
+    let (source, mut target) = (from.alloc(Order::new(9).unwrap()).unwrap(), to.alloc(Order::ZERO).unwrap());
+    from.write(&source, 0, b"changed").unwrap();
+    for (len, file) in [(7, to.fd()), (2 << 20, to.fd()), (7, from.fd())] {
+        let run = Run { from: source.folio().addr(from.geometry()), len, offset: page() };
+        let slice = to.bytes_mut(&mut target).unwrap();
+        let refused = from.pour(vec![run], file).and_then(Pouring::wait);
+        assert!(matches!(refused, Err(MemError::Io { .. })), "{refused:?}");
+        assert_eq!(&slice[..7], &[0; 7]);
+    }
+    // While it is poured into, a memfd does not become an arena in use either.
+    let run = Run { from: source.folio().addr(from.geometry()), len: 2 << 20, offset: page() };
+    let mut left = Arena::open(Arena::new(4 << 20).unwrap().into_fd()).unwrap();
+    let file = left.try_clone_fd().unwrap();
+    let pouring = from.pour(vec![run], file.as_fd()).unwrap();
+    pouring.wait().unwrap();
+    admit(&mut left, [], []).unwrap();
+}
+
+#[test]
 fn a_root_outside_the_arena_is_not_written() {
     let mut arena = arena();
     let (good, nonce) = (PhysAddr::new(arena.base().get() + page()), arena.nonce());

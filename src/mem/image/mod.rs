@@ -230,6 +230,11 @@ impl Memory for Image {
         &self.extents
     }
 
+    /// An arena is; a dump may lack some of its machine.
+    fn is_whole(&self) -> bool {
+        self.kind == ImageKind::Arena
+    }
+
     fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
         let len = u64_of(to.len());
         let before = self.extents.partition_point(|extent| extent.start() <= at);
