@@ -112,6 +112,29 @@ pub struct Handle<T> {
 }
 
 /// The components that a successor understands, each under the name of its node.
+///
+/// ```
+/// # #[cfg(feature = "write")] {
+/// use kho::handover::{Incoming, Outgoing, Registry};
+/// use kho::payload::{Bytes, BytesNode};
+/// # use kho::compat::{Compat, CompatList};
+/// # use kho::mem::{Geometry, PageRange, Pfn, Ram};
+/// # const STATE: CompatList<'static> = CompatList::new(Compat::new("my-state", 1), &[]);
+/// # let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+/// # let mut outgoing = Outgoing::new(ram);
+/// # outgoing.preserve("state", &Bytes { made_of: STATE, bytes: b"42 requests" })?;
+/// # let (memory, root) = outgoing.finish()?.into_parts();
+/// # let incoming = Incoming::new(memory, root.start());
+///
+/// let mut registry = Registry::new();
+/// let state = registry.read("state", BytesNode { made_of: STATE, limit: 4096 });
+/// let hints = registry.read_optional("hints", BytesNode { made_of: STATE, limit: 4096 });
+/// let mut restored = incoming.plan(&registry).accept()?.restore()?;
+/// assert_eq!(restored.take(&state).as_deref(), Some(&b"42 requests"[..]));
+/// assert_eq!(restored.take(&hints), None);
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Registry<M> {
     pub(super) entries: Vec<Entry<M>>,
     /// Index of the entry that has the name.

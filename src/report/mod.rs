@@ -180,6 +180,17 @@ impl fmt::Display for Finding {
 /// All that was found, of which the first [`Findings::LIMIT`] are kept and the rest counted.
 ///
 /// Bounded, because what is read may be hostile: a handover of a million broken records costs a thousand findings.
+///
+/// ```
+/// use kho::report::{Code, Fault, Findings};
+///
+/// let mut findings = Findings::default();
+/// findings.add("/cache", Fault::new(Code::VersionNewer).found("my-cache-v2").expected("my-cache-v1"));
+/// findings.add("/", Fault::new(Code::Unowned).address(0x5000));
+/// assert_eq!((findings.errors(), findings.warnings()), (1, 1));
+/// assert!(findings.has(Code::VersionNewer));
+/// assert_eq!(findings.kept()[0].to_string(), "error: /cache: version-newer: found my-cache-v2, expected my-cache-v1");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Findings {
