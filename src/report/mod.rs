@@ -177,7 +177,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// All that was found, of which the first [`Findings::LIMIT`] are kept and the rest counted.
+/// All that was found, of which the first [`Findings::LIMIT`] are kept and the rest counted. Printed, one line each.
 ///
 /// Bounded, because what is read may be hostile: a handover of a million broken records costs a thousand findings.
 ///
@@ -254,12 +254,13 @@ impl Findings {
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for finding in &self.kept {
-            writeln!(f, "{finding}")?;
+        for (number, finding) in self.kept.iter().enumerate() {
+            let gap = if number == 0 { "" } else { "\n" };
+            write!(f, "{gap}{finding}")?;
         }
         match self.dropped() {
             0 => Ok(()),
-            more => writeln!(f, "... and {more} more"),
+            more => write!(f, "\n... and {more} more"),
         }
     }
 }
@@ -278,7 +279,7 @@ mod tests {
         findings.add("/x", Fault::new(Code::Unowned));
         assert_eq!(findings.kept().len(), 1_000);
         assert_eq!((findings.errors(), findings.warnings(), findings.dropped()), (1_500, 1, 501));
-        assert!(findings.to_string().ends_with("... and 501 more\n"));
+        assert!(findings.to_string().ends_with("\n... and 501 more"));
     }
 
     #[test]
