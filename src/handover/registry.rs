@@ -13,7 +13,7 @@ use crate::compat::CompatList;
 use crate::mem::Memory;
 use crate::report::Fault;
 
-/// Reads a node and says whether it is well; changes nothing.
+/// Reads a node and says whether it is fine; changes nothing.
 pub trait Check<M: Memory> {
     /// What was read and checked, in owned copies: the memory is not looked at again.
     type Checked: 'static;
@@ -183,7 +183,7 @@ impl<M: Memory + 'static> Registry<M> {
         self.push(name, true, component)
     }
 
-    /// Like [`Registry::add`], but a handover without the node is well.
+    /// Like [`Registry::add`], but a handover without the node is fine.
     pub fn add_optional<C: Component<M> + 'static>(&mut self, name: &str, component: C) -> Handle<C::Restored> {
         self.push(name, false, component)
     }
@@ -194,7 +194,7 @@ impl<M: Memory + 'static> Registry<M> {
         self.push(name, true, Look(check))
     }
 
-    /// Like [`Registry::read`], but a handover without the node is well.
+    /// Like [`Registry::read`], but a handover without the node is fine.
     pub fn read_optional<C: Check<M> + 'static>(&mut self, name: &str, check: C) -> Handle<C::Checked> {
         self.push(name, false, Look(check))
     }
