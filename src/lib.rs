@@ -61,7 +61,8 @@
 //! - none: `no_std` with `alloc`; reads, checks and plans. Depends on `zerocopy` and `thiserror` only.
 //! - `write`: device trees are written and handovers made ([`handover::Outgoing`]); adds `vm-fdt`.
 //! - `std` (default): arenas, images, files, exec; Linux only. Adds `rustix`, `libc` and `object`.
-//! - `tracing` (default): an event for each step of plan and restore (target `kho`: `step`, `node`, `nanos`).
+//! - `tracing` (default): an event for each step of plan and restore, with `std`: target `kho`, level debug, with `step`
+//!   (`check`, `plan`, `prepare`, `settle` or `commit`), `node` and `nanos`.
 //! - `serde`: findings, plans and layouts as values; with `std` also `inspect`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![warn(

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use kho::inspect::{Decoded, Problem};
+use kho::inspect::{Decoded, Problem, SourceKind};
 use serde::Serialize;
 
 use crate::source::{BOLD, Source, clean, findings, head, not_there, paint, print, print_json, verdict};
@@ -30,7 +30,8 @@ Examples:
   kho check --format json vmcore | jq '.findings[] | {code, node}'
 
 Exit codes:
-  0  fine; warnings are listed
+  0  fine; warnings are listed. Of a device tree alone only the root is
+     checked, and it says so (JSON: \"checked\": \"root-fdt\")
   1  problems were found and listed
   2  it could not be checked: no such file, no handover, or cut so that
      nothing can be said";
@@ -39,13 +40,15 @@ Exit codes:
 enum Format {
     /// For people
     Text,
-    /// One object: verdict, errors, warnings, findings
+    /// One object: verdict, checked, errors, warnings, findings
     Json,
 }
 
 #[derive(Serialize)]
 struct Report<'a> {
     verdict: &'static str,
+    /// How much was checked: `handover`, or `root-fdt` where the rest is not there or cannot be found.
+    checked: &'static str,
     errors: u64,
     warnings: u64,
     findings: &'a [Problem],
@@ -71,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
             match args.format {
                 Format::Json => {
                     let findings = std::slice::from_ref(&problem);
-                    print_json(&Report { verdict: "problems", errors: 1, warnings: 0, findings })?;
+                    print_json(&Report { verdict: "problems", checked: "root-fdt", errors: 1, warnings: 0, findings })?;
                 }
                 Format::Text => {
                     print(&format!(
@@ -93,17 +96,24 @@ fn report(args: &Args, decoded: &Decoded) -> std::io::Result<()> {
     match args.format {
         Format::Json => print_json(&Report {
             verdict: if *errors == 0 { "fine" } else { "problems" },
+            checked: if alone(decoded) { "root-fdt" } else { "handover" },
             errors: *errors,
             warnings: *warnings,
             findings: list,
         }),
         Format::Text => print(&format!(
-            "{}{}{}{}: {}\n",
+            "{}{}{}{}: {}{}\n",
             head(decoded),
             not_there(decoded),
             findings(decoded),
             paint(BOLD, args.source.name()),
-            verdict(*errors, *warnings)
+            verdict(*errors, *warnings),
+            if alone(decoded) { ", as far as the root FDT goes" } else { "" }
         )),
     }
+}
+
+/// Whether the memory is not there.
+fn alone(decoded: &Decoded) -> bool {
+    matches!(decoded.source.kind, SourceKind::DeviceTree)
 }

@@ -105,7 +105,8 @@ fn tree(decoded: &Decoded, name: &str) -> String {
     text.push('\n');
     text.push_str(not_there(decoded));
     text.push_str(&findings(decoded));
-    let _ = writeln!(text, "{}", verdict(decoded.errors, decoded.warnings));
+    let far = if not_there(decoded).is_empty() { "" } else { ", as far as the root FDT goes" };
+    let _ = writeln!(text, "{}{far}", verdict(decoded.errors, decoded.warnings));
     text
 }
 

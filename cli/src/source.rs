@@ -201,7 +201,7 @@ fn finding(problem: &Problem) -> String {
 pub(crate) fn not_there(decoded: &Decoded) -> &'static str {
     match decoded.source.kind {
         SourceKind::DeviceTree => {
-            "the root FDT alone: the memory that it names is not here, so nothing in it was checked\n"
+            "the root FDT alone: the memory that it names is not here, so nothing in that was checked\n"
         }
         _ => "",
     }

@@ -1,4 +1,4 @@
-//! `kho check`: what is well, what is wrong, and what could not be checked.
+//! `kho check`: what is fine, what is wrong, and what could not be checked.
 
 mod common;
 
@@ -14,11 +14,11 @@ fn codes(report: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn what_is_well() {
+fn what_is_fine() {
     let shown = run(0, &["check", &frozen()]);
     assert!(shown.ends_with("frozen.core: fine\n"), "{shown}");
     let report = json(0, &["check", &frozen()]);
-    assert_eq!(report, json!({"verdict": "fine", "errors": 0, "warnings": 0, "findings": []}));
+    assert_eq!(report, json!({"verdict": "fine", "checked": "handover", "errors": 0, "warnings": 0, "findings": []}));
     let handover = Handover::new();
     let report = json(0, &["check", handover.path()]);
     // A note, whose page nobody reads: its `mem` owns it all the same.
@@ -26,7 +26,11 @@ fn what_is_well() {
     assert_eq!(report["warnings"], 1);
     let root = fixture("debugfs/after/in/fdt");
     let shown = run(0, &["check", root.to_str().unwrap()]);
-    assert!(shown.contains("the root FDT alone") && shown.ends_with("in/fdt: fine\n"), "{shown}");
+    assert!(
+        shown.contains("the root FDT alone") && shown.ends_with("in/fdt: fine, as far as the root FDT goes\n"),
+        "{shown}"
+    );
+    assert_eq!(json(0, &["check", root.to_str().unwrap()])["checked"], "root-fdt");
 }
 
 #[test]

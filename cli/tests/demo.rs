@@ -34,11 +34,11 @@ fn fails(code: i32, args: &[&str]) -> String {
 
 /// Node, what it is made of, bytes as the demo prints them.
 const NODES: [(&str, &str, &str); 6] = [
-    ("files", "kho-files-v1 block-v1", "8 MiB"),
-    ("memfd", "memfd-v2 vmalloc-v1", "16 MiB"),
-    ("kho_test", "kho-test-v1 vmalloc-v1", ""),
-    ("table", "demo-table-v1 block-v1 kho-records-v1", "3.8 MiB"),
-    ("array", "demo-array-v1 kho-array-v1 vmalloc-v1", "64 MiB"),
+    ("files", "kho-files-v1, block-v1", "8 MiB"),
+    ("memfd", "memfd-v2, vmalloc-v1", "16 MiB"),
+    ("kho_test", "kho-test-v1, vmalloc-v1", ""),
+    ("table", "demo-table-v1, block-v1, kho-records-v1", "3.8 MiB"),
+    ("array", "demo-array-v1, kho-array-v1, vmalloc-v1", "64 MiB"),
     ("ledger", "demo-ledger-v1", "168 B"),
 ];
 
@@ -67,7 +67,8 @@ fn json_says_the_same() {
     let nodes = report["nodes"].as_array().unwrap();
     assert_eq!(nodes.len(), NODES.len());
     for (node, (name, compatible, _)) in nodes.iter().zip(NODES) {
-        assert_eq!((node["node"].as_str(), node["compatible"].as_str()), (Some(name), Some(compatible)));
+        assert_eq!(node["node"], name);
+        assert_eq!(node["compatible"], serde_json::json!(compatible.split(", ").collect::<Vec<_>>()));
         assert!(node["wrong"].is_null() && node["bytes"].as_u64() > Some(0) && node["what"].is_string(), "{node}");
     }
     assert_eq!(nodes[0]["bytes"], 8 << 20);

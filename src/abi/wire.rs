@@ -36,7 +36,24 @@ pub struct Layout {
 }
 
 /// Any structure that can be read and written as it stands: its bytes are its value, wherever they are. Derive the
-/// `zerocopy` traits, with fields of `zerocopy::little_endian`, and it is there.
+/// traits of `zerocopy` 0.8 (feature `derive`), with fields of `zerocopy::little_endian`, and it is there.
+///
+/// ```
+/// use zerocopy::little_endian::{U32, U64};
+/// use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+///
+/// #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+/// #[repr(C)]
+/// struct Region {
+///     guest: U64,
+///     pages: U32,
+/// }
+///
+/// fn size<R: kho::abi::Plain>() -> usize {
+///     size_of::<R>()
+/// }
+/// assert_eq!(size::<Region>(), 12);
+/// ```
 pub trait Plain: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Copy + 'static {}
 
 impl<T: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Copy + 'static> Plain for T {}

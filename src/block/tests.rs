@@ -161,7 +161,7 @@ fn the_longest_list_and_one_block_more() {
     set.pop();
     let first = set.store(&mut ram).unwrap().first.get();
     assert_eq!(read::<Whole>(&ram, first, Some(10_000)).unwrap().blocks.len(), 10_000);
-    // By hand: one block more, which is well in itself.
+    // By hand: one block more, which is fine in itself.
     let (last, more) = ((start + 9_999) << 12, (start + 10_000) << 12);
     ram.poke(PhysAddr::new(last), &u64::to_le_bytes(more)).unwrap();
     ram.poke(PhysAddr::new(more + 8), &u64::to_le_bytes(1)).unwrap();

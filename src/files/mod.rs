@@ -38,6 +38,20 @@ pub struct Rejected {
 }
 
 /// Open files by token.
+///
+/// ```
+/// use std::fs::File;
+///
+/// use kho::files::Files;
+/// use rustix::fs::{MemfdFlags, memfd_create};
+///
+/// let mut files = Files::new();
+/// files.add(1, memfd_create("log", MemfdFlags::CLOEXEC)?)?;
+/// let rejected = files.add(2, File::open("/dev/null")?.into()).unwrap_err();
+/// assert!(rejected.to_string().starts_with("file-kind: files[0x2]"), "{rejected}");
+/// assert!(files.take(1).is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Files {
     held: BTreeMap<u64, OwnedFd>,

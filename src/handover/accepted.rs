@@ -12,7 +12,7 @@ use crate::radix;
 use crate::report::Fault;
 use crate::trace::Stopwatch;
 
-/// A handover that was planned and found well as a whole: the only thing that can be restored.
+/// A handover that was planned and found fine as a whole: the only thing that can be restored.
 pub struct Accepted<M> {
     pub(super) incoming: Incoming<M>,
     pub(super) slots: usize,

@@ -12,6 +12,73 @@
 //!
 //! A component is two traits: [`Preserve`] for the predecessor; [`Check`] and [`Component`] for the successor. The
 //! memory that they work on is a parameter: an arena with files, an image, ordinary memory.
+//!
+//! # A component of one's own
+//! A structure that names a block by its page number. Whoever only copies data out needs no [`Component`]: [`Check`] and
+//! [`Registry::read`] are enough. For plain bytes, tables and arrays there are [components](crate::payload) already.
+//! ```
+//! # #[cfg(feature = "write")] {
+//! use kho::compat::{Compat, CompatList};
+//! use kho::handover::{Blob, Check, Component, Home, Incoming, Node, Outgoing, Preserve, Registry, Scope};
+//! use kho::mem::{Claim, Folio, Frame, Frames as _, Geometry, Memory, Order, PageRange, Pfn, Ram};
+//! use kho::report::{Code, Fault};
+//! use zerocopy::little_endian::U64;
+//! use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+//!
+//! /// What stands in the blob.
+//! #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+//! #[repr(C)]
+//! struct Wire { ip: U64, stack: U64 }
+//!
+//! const VCPU: CompatList<'static> = CompatList::new(Compat::new("my-vcpu", 1), &[]);
+//!
+//! // The predecessor: the block is preserved where it is, the structure is copied.
+//! struct Vcpu<'a> { ip: u64, stack: &'a Frame }
+//! impl<M: Home> Preserve<M> for Vcpu<'_> {
+//!     fn compat(&self) -> CompatList<'static> { VCPU }
+//!     fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
+//!         scope.preserve(self.stack)?;
+//!         let stack = self.stack.folio().pfn().get().into();
+//!         scope.blob(Wire { ip: self.ip.into(), stack }.as_bytes())
+//!     }
+//! }
+//!
+//! // The successor: the check claims on paper what the node owns, `prepare` takes it over.
+//! struct VcpuNode;
+//! impl<M: Memory> Check<M> for VcpuNode {
+//!     type Checked = (u64, Folio);
+//!     fn compat(&self) -> CompatList<'static> { VCPU }
+//!     fn check(&self, node: &mut Node<'_, M>) -> Result<(u64, Folio), Fault> {
+//!         let wire: Wire = node.blob_as()?;
+//!         let page = Pfn::new(wire.stack.get());
+//!         let page = page.ok_or_else(|| Fault::new(Code::TooLarge).item("stack").found(wire.stack))?;
+//!         node.try_claim(Folio::page(page))?;
+//!         Ok((wire.ip.get(), Folio::page(page)))
+//!     }
+//! }
+//! impl<M: Claim> Component<M> for VcpuNode {
+//!     type Prepared = (u64, Frame);
+//!     type Restored = (u64, Frame);
+//!     fn prepare(&self, (ip, stack): (u64, Folio), memory: &mut M) -> Result<(u64, Frame), Fault> {
+//!         Ok((ip, memory.claim(stack)?))
+//!     }
+//!     fn commit(&self, vcpu: (u64, Frame), _: &mut M) -> (u64, Frame) { vcpu }
+//! }
+//!
+//! let window = PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap();
+//! let mut outgoing = Outgoing::new(Ram::new(Geometry::K4, window));
+//! let stack = outgoing.alloc(Order::ZERO)?;
+//! outgoing.preserve("vcpu0", &Vcpu { ip: 0xfff0, stack: &stack })?;
+//! let (memory, root) = outgoing.finish()?.into_parts();
+//!
+//! let mut registry = Registry::new();
+//! let vcpu = registry.add("vcpu0", VcpuNode);
+//! let mut restored = Incoming::new(memory, root.start()).plan(&registry).accept()?.restore()?;
+//! let (ip, frame) = restored.take(&vcpu).unwrap();
+//! assert_eq!((ip, frame.folio()), (0xfff0, stack.folio()));
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![allow(clippy::result_large_err, reason = "what fails gives the handover back, which is as large as what succeeds")]
 
 mod accepted;

@@ -4,8 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::claims::Owners;
+use crate::abi::Plain;
 use crate::abi::vmalloc::Descriptor;
-use crate::abi::{Plain, Wire};
 use crate::block;
 use crate::mem::{Bits, Folio, Geometry, MemError, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::num::{u64_of, usize_of};
@@ -115,20 +115,18 @@ impl<'a, M: Memory> Node<'a, M> {
         Ok(bytes)
     }
 
-    /// Copies the blob as one wire structure, and claims the block that it is in. A longer blob is taken, as Linux
-    /// does.
+    /// Copies the blob as one structure, of this library's wire formats or of your own (see [`Plain`]), and claims the
+    /// block that it is in. A longer blob is taken, as Linux does.
     ///
     /// # Errors
     /// [`Code::Truncated`] when it is too short; [`Code::NotPreserved`] when it is not in the tree.
-    pub fn blob_as<T: Wire>(&mut self) -> Result<T, Fault> {
+    pub fn blob_as<T: Plain>(&mut self) -> Result<T, Fault> {
         let (start, size) = (self.blob.start(), self.blob.size());
-        if size < u64_of(<T as Wire>::LAYOUT.size) {
+        if size < u64_of(size_of::<T>()) {
+            let name = core::any::type_name::<T>();
+            let name = name.rsplit("::").next().unwrap_or(name);
             let fault = Fault::new(Code::Truncated).address(start.get()).item("blob-size");
-            return Err(fault.found(size).expected(format_args!(
-                "at least {} ({})",
-                <T as Wire>::LAYOUT.size,
-                <T as Wire>::LAYOUT.name
-            )));
+            return Err(fault.found(size).expected(format_args!("at least {} ({name})", size_of::<T>())));
         }
         self.claim_around(self.blob)?;
         Ok(crate::mem::read_wire(&self.view, start)?)

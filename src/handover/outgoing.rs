@@ -28,6 +28,25 @@ pub(super) struct OutgoingNode {
 ///
 /// The memory belongs to it until it is given back: blocks are allocated and written through it, and what is preserved
 /// cannot be freed by mistake.
+///
+/// ```
+/// use kho::handover::Outgoing;
+/// use kho::payload::Bytes;
+/// # use kho::compat::{Compat, CompatList};
+/// # use kho::mem::{Geometry, PageRange, Pfn, Ram};
+/// # const STATE: CompatList<'static> = CompatList::new(Compat::new("my-state", 1), &[]);
+/// # let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+///
+/// let mut outgoing = Outgoing::new(ram);
+/// outgoing.preserve("state", &Bytes { made_of: STATE, bytes: b"42 requests" })?;
+/// assert!(outgoing.preserve("state", &Bytes { made_of: STATE, bytes: b"" }).is_err(), "a name is taken once");
+///
+/// let finished = outgoing.finish()?;
+/// assert_eq!(finished.metadata_bytes(), 8 * 4096, "the blob, six nodes of the tree and the root FDT");
+/// let mut outgoing = finished.cancel()?; // Staying after all.
+/// assert!(outgoing.unpreserve("state"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Outgoing<M: Home> {
     pub(super) memory: M,
     pub(super) tree: Tree,

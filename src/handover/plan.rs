@@ -61,6 +61,33 @@ pub(super) struct Step<M> {
 }
 
 /// What the successor found in a handover, all of it, before anything is touched.
+///
+/// ```
+/// # #[cfg(feature = "write")] {
+/// use kho::handover::{Incoming, Outgoing, Registry, Verdict};
+/// use kho::payload::{Bytes, BytesNode};
+/// # use kho::compat::{Compat, CompatList};
+/// # use kho::mem::{Geometry, PageRange, Pfn, Ram};
+/// # const STATE: CompatList<'static> = CompatList::new(Compat::new("my-state", 1), &[]);
+/// # let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+/// # let mut outgoing = Outgoing::new(ram);
+/// # outgoing.preserve("state", &Bytes { made_of: STATE, bytes: b"42 requests" })?;
+/// # let (memory, root) = outgoing.finish()?.into_parts();
+/// # let incoming = Incoming::new(memory, root.start());
+///
+/// // A successor that reads version 2 only.
+/// const NEXT: CompatList<'static> = CompatList::new(Compat::new("my-state", 2), &[]);
+/// let mut registry = Registry::new();
+/// registry.read("state", BytesNode { made_of: NEXT, limit: 4096 });
+///
+/// let plan = incoming.plan(&registry);
+/// assert_eq!(plan.nodes()[0].verdict, Verdict::Refused);
+/// let says = "error: /state: version-older: compatible: found my-state-v1, expected my-state-v2";
+/// assert_eq!(plan.findings().kept()[0].to_string(), says);
+/// let incoming = plan.accept().unwrap_err().incoming; // As it came: it may go back.
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Plan<M> {
     incoming: Incoming<M>,
     slots: usize,

@@ -13,7 +13,7 @@ use crate::compat::CompatList;
 use crate::mem::{Memory, fresh_home};
 use crate::report::Fault;
 
-/// Reads a node and says whether it is well; changes nothing.
+/// Reads a node and says whether it is fine; changes nothing.
 pub trait Check<M: Memory> {
     /// What was read and checked, in owned copies: the memory is not looked at again.
     type Checked: 'static;
@@ -114,6 +114,29 @@ pub struct Handle<T> {
 }
 
 /// The components that a successor understands, each under the name of its node.
+///
+/// ```
+/// # #[cfg(feature = "write")] {
+/// use kho::handover::{Incoming, Outgoing, Registry};
+/// use kho::payload::{Bytes, BytesNode};
+/// # use kho::compat::{Compat, CompatList};
+/// # use kho::mem::{Geometry, PageRange, Pfn, Ram};
+/// # const STATE: CompatList<'static> = CompatList::new(Compat::new("my-state", 1), &[]);
+/// # let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+/// # let mut outgoing = Outgoing::new(ram);
+/// # outgoing.preserve("state", &Bytes { made_of: STATE, bytes: b"42 requests" })?;
+/// # let (memory, root) = outgoing.finish()?.into_parts();
+/// # let incoming = Incoming::new(memory, root.start());
+///
+/// let mut registry = Registry::new();
+/// let state = registry.read("state", BytesNode { made_of: STATE, limit: 4096 });
+/// let hints = registry.read_optional("hints", BytesNode { made_of: STATE, limit: 4096 });
+/// let mut restored = incoming.plan(&registry).accept()?.restore()?;
+/// assert_eq!(restored.take(&state).as_deref(), Some(&b"42 requests"[..]));
+/// assert_eq!(restored.take(&hints), None);
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Registry<M> {
     pub(super) entries: Vec<Entry<M>>,
     /// Index of the entry that has the name.
@@ -164,7 +187,7 @@ impl<M: Memory + 'static> Registry<M> {
         self.push(name, true, component)
     }
 
-    /// Like [`Registry::add`], but a handover without the node is well.
+    /// Like [`Registry::add`], but a handover without the node is fine.
     pub fn add_optional<C: Component<M> + 'static>(&mut self, name: &str, component: C) -> Handle<C::Restored> {
         self.push(name, false, component)
     }
@@ -175,7 +198,7 @@ impl<M: Memory + 'static> Registry<M> {
         self.push(name, true, Look(check))
     }
 
-    /// Like [`Registry::read`], but a handover without the node is well.
+    /// Like [`Registry::read`], but a handover without the node is fine.
     pub fn read_optional<C: Check<M> + 'static>(&mut self, name: &str, check: C) -> Handle<C::Checked> {
         self.push(name, false, Look(check))
     }

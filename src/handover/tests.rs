@@ -317,7 +317,7 @@ fn unknown_components_refuse_and_optional_ones_are_dropped() {
     let plan = twenty(&Part::new("required")).plan(&registry);
     assert_eq!(errors(plan.findings()), [Code::ComponentUnknown]);
     let text = plan.findings().to_string();
-    assert_eq!(text, "error: /n13: component-unknown: compatible: found test-one-v1\n".replace("found ", ""));
+    assert_eq!(text, "error: /n13: component-unknown: compatible: found test-one-v1".replace("found ", ""));
 
     registry.add("more", reader("more"));
     registry.add_optional("less", reader("less"));

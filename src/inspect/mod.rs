@@ -7,10 +7,11 @@
 //! All values are [`serde::Serialize`] with stable names. Addresses and sizes are numbers, in bytes; an address can need
 //! all 64 bits, which some JSON readers (JavaScript, jq before 1.7) round above 2^53.
 //!
-//! ```no_run
+//! ```
 //! use kho::inspect::{self, Options};
 //!
-//! let decoded = inspect::open("frozen.core", &Options::default())?;
+//! // A machine that was frozen at the moment of kexec.
+//! let decoded = inspect::open("tests/data/linux-7.2-x86_64/frozen.core", &Options::default())?;
 //! for node in &decoded.nodes {
 //!     println!("{}: {:?}", node.name, node.content);
 //! }

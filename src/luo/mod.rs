@@ -85,6 +85,22 @@ pub struct Flb {
 }
 
 /// Reads the node `LUO`: see [`Registry::read`](crate::handover::Registry::read).
+///
+/// ```
+/// # #[cfg(feature = "std")] {
+/// use kho::handover::{Incoming, Registry};
+/// use kho::luo::LuoNode;
+/// use kho::mem::{Image, PhysAddr, Source};
+///
+/// // A machine that was frozen at the moment of kexec.
+/// let Source::Image(image) = Image::open("tests/data/linux-7.2-x86_64/frozen.core")? else { unreachable!() };
+/// let mut registry = Registry::observing();
+/// let luo = registry.read("LUO", LuoNode);
+/// let plan = Incoming::new(image, PhysAddr::new(0x44_8000)).plan(&registry);
+/// assert_eq!(plan.findings().errors(), 0);
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LuoNode;
 

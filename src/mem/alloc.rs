@@ -48,6 +48,18 @@ impl Frame {
 ///
 /// For those who implement [`Frames`](super::Frames): it makes frames and knows its own. Deterministic: the smallest
 /// block that is large enough, and of these the lowest.
+///
+/// ```
+/// use kho::mem::{FrameAllocator, Geometry, Order, PageRange, Pfn};
+///
+/// let window = PageRange::new(Pfn::new(0x101).unwrap(), 15).unwrap();
+/// let mut frames = FrameAllocator::new(Geometry::K4, window);
+/// let pages = frames.alloc(Order::new(2).unwrap())?;
+/// assert_eq!(pages.folio().pfn().get(), 0x104, "four pages, aligned to four");
+/// frames.free(pages);
+/// assert_eq!(frames.free_pages(), 15);
+/// # Ok::<(), kho::mem::MemError>(())
+/// ```
 #[derive(Debug)]
 pub struct FrameAllocator {
     home: u64,

@@ -198,11 +198,11 @@ impl<M: Memory + ?Sized> Memory for &M {
     }
 }
 
-/// Reads one wire structure.
+/// Reads one structure, of this library's wire formats or of your own.
 ///
 /// # Errors
 /// As [`Memory::read`].
-pub fn read_wire<T: crate::abi::Wire>(memory: &dyn Memory, at: PhysAddr) -> Result<T, MemError> {
+pub fn read_wire<T: crate::abi::Plain>(memory: &dyn Memory, at: PhysAddr) -> Result<T, MemError> {
     let mut value = T::new_zeroed();
     memory.read(at, value.as_mut_bytes())?;
     Ok(value)

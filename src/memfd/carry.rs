@@ -27,6 +27,31 @@ const WRITES: u32 = 0x1e;
 /// A memfd to be handed over by value: its bytes are copied into the handover's memory in folios of at most that order.
 ///
 /// For small files. Nothing may write to the file meanwhile.
+///
+/// ```
+/// use std::os::fd::AsFd as _;
+///
+/// use kho::handover::{Incoming, Outgoing, Registry};
+/// use kho::mem::{Arena, Order};
+/// use kho::memfd::{ByPages, MemfdNode};
+/// use rustix::fs::{MemfdFlags, memfd_create};
+///
+/// let file = memfd_create("bios", MemfdFlags::CLOEXEC)?;
+/// rustix::io::write(&file, b"reset vector")?;
+/// let mut outgoing = Outgoing::new(Arena::new(1 << 20)?);
+/// outgoing.preserve("bios", &ByPages { file: file.as_fd(), order: Order::ZERO })?;
+/// let (arena, root) = outgoing.finish()?.into_parts();
+///
+/// // The successor, here in the same process.
+/// let mut registry = Registry::new();
+/// let bios = registry.add("bios", MemfdNode);
+/// let incoming = Incoming::new(Arena::open(arena.into_fd())?, root.start());
+/// let mut restored = incoming.plan(&registry).accept()?.restore()?;
+/// let (file, mut bytes) = (restored.take(&bios).unwrap(), [0; 12]);
+/// rustix::io::pread(&file, &mut bytes, 0)?;
+/// assert_eq!(&bytes, b"reset vector");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ByPages<'a> {
     /// The file.

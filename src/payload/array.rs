@@ -14,6 +14,35 @@ use crate::report::{Code, Fault};
 use crate::vmalloc::Area;
 
 /// Blocks of one order that the user holds, to be handed over as one array. Nothing is copied.
+///
+/// ```
+/// use kho::compat::{Compat, CompatList};
+/// use kho::handover::{Incoming, Outgoing, Registry};
+/// use kho::mem::{Arena, Frames as _, Order};
+/// use kho::payload::{ARRAY_USE, Array, ArrayNode};
+///
+/// const CACHE: CompatList<'static> = CompatList::new(Compat::new("my-cache", 1), ARRAY_USE);
+///
+/// let mut outgoing = Outgoing::new(Arena::new(1 << 20)?);
+/// let mut frames = vec![outgoing.alloc(Order::ZERO)?, outgoing.alloc(Order::ZERO)?];
+/// let mut bytes = 0;
+/// for frame in &mut frames {
+///     let page = outgoing.memory().bytes_mut(frame)?;
+///     page.fill(7);
+///     bytes += page.len() as u64;
+/// }
+/// outgoing.preserve("cache", &Array { made_of: CACHE, frames: &frames, bytes })?;
+/// let (arena, root) = outgoing.finish()?.into_parts();
+///
+/// // The successor, here in the same process: one slice of all blocks.
+/// let mut registry = Registry::new();
+/// let cache = registry.add("cache", ArrayNode { made_of: CACHE });
+/// let incoming = Incoming::new(Arena::open(arena.into_fd())?, root.start());
+/// let mut restored = incoming.plan(&registry).accept()?.restore()?;
+/// let cache = restored.take(&cache).unwrap();
+/// assert!(cache.len() as u64 == bytes && cache.iter().all(|&byte| byte == 7));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Array<'a> {
     /// What the bytes mean; uses [`ARRAY_USE`](super::ARRAY_USE).

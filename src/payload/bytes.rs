@@ -8,6 +8,25 @@ use crate::mem::Memory;
 use crate::report::Fault;
 
 /// Bytes to be handed over in a block of their own.
+///
+/// ```
+/// use kho::handover::{Incoming, Outgoing, Registry};
+/// use kho::payload::{Bytes, BytesNode};
+/// # use kho::compat::{Compat, CompatList};
+/// # use kho::mem::{Geometry, PageRange, Pfn, Ram};
+/// # const STATE: CompatList<'static> = CompatList::new(Compat::new("my-state", 1), &[]);
+/// # let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+///
+/// let mut outgoing = Outgoing::new(ram);
+/// outgoing.preserve("state", &Bytes { made_of: STATE, bytes: b"42 requests" })?;
+/// let (memory, root) = outgoing.finish()?.into_parts();
+///
+/// let mut registry = Registry::new();
+/// let state = registry.read("state", BytesNode { made_of: STATE, limit: 4096 });
+/// let mut restored = Incoming::new(memory, root.start()).plan(&registry).accept()?.restore()?;
+/// assert_eq!(restored.take(&state).unwrap(), b"42 requests");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[cfg(feature = "write")]
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes<'a> {

@@ -11,6 +11,33 @@ use crate::num::u64_of;
 use crate::report::{Code, Fault};
 
 /// Records to be handed over in a block set.
+///
+/// ```
+/// use kho::compat::{Compat, CompatList};
+/// use kho::handover::{Incoming, Outgoing, Registry};
+/// use kho::mem::{Geometry, PageRange, Pfn, Ram};
+/// use kho::payload::{RECORDS_USE, Records, RecordsNode};
+/// use zerocopy::little_endian::{U32, U64};
+/// use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+///
+/// #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+/// #[repr(C)]
+/// struct Account { id: U64, credit: U32 }
+///
+/// const ACCOUNTS: CompatList<'static> = CompatList::new(Compat::new("my-accounts", 1), RECORDS_USE);
+///
+/// # let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+/// let accounts = [Account { id: 1.into(), credit: 30.into() }, Account { id: 2.into(), credit: 50.into() }];
+/// let mut outgoing = Outgoing::new(ram);
+/// outgoing.preserve("accounts", &Records { made_of: ACCOUNTS, records: &accounts })?;
+/// let (memory, root) = outgoing.finish()?.into_parts();
+///
+/// let mut registry = Registry::new();
+/// let table = registry.read("accounts", RecordsNode::<Account>::new(ACCOUNTS));
+/// let mut restored = Incoming::new(memory, root.start()).plan(&registry).accept()?.restore()?;
+/// assert_eq!(restored.take(&table).unwrap(), accounts);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[cfg(feature = "write")]
 #[derive(Clone, Copy, Debug)]
 pub struct Records<'a, R> {

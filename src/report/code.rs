@@ -6,7 +6,7 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Class {
-    /// Both sides are well; they do not speak the same version.
+    /// Both sides are fine; they do not speak the same version.
     Mismatch,
     /// The data contradicts itself or its own format.
     Corrupt,

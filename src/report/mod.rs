@@ -177,9 +177,20 @@ impl fmt::Display for Finding {
     }
 }
 
-/// All that was found, of which the first [`Findings::LIMIT`] are kept and the rest counted.
+/// All that was found, of which the first [`Findings::LIMIT`] are kept and the rest counted. Printed, one line each.
 ///
 /// Bounded, because what is read may be hostile: a handover of a million broken records costs a thousand findings.
+///
+/// ```
+/// use kho::report::{Code, Fault, Findings};
+///
+/// let mut findings = Findings::default();
+/// findings.add("/cache", Fault::new(Code::VersionNewer).found("my-cache-v2").expected("my-cache-v1"));
+/// findings.add("/", Fault::new(Code::Unowned).address(0x5000));
+/// assert_eq!((findings.errors(), findings.warnings()), (1, 1));
+/// assert!(findings.has(Code::VersionNewer));
+/// assert_eq!(findings.kept()[0].to_string(), "error: /cache: version-newer: found my-cache-v2, expected my-cache-v1");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Findings {
@@ -243,12 +254,13 @@ impl Findings {
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for finding in &self.kept {
-            writeln!(f, "{finding}")?;
+        for (number, finding) in self.kept.iter().enumerate() {
+            let gap = if number == 0 { "" } else { "\n" };
+            write!(f, "{gap}{finding}")?;
         }
         match self.dropped() {
             0 => Ok(()),
-            more => writeln!(f, "... and {more} more"),
+            more => write!(f, "\n... and {more} more"),
         }
     }
 }
@@ -267,7 +279,7 @@ mod tests {
         findings.add("/x", Fault::new(Code::Unowned));
         assert_eq!(findings.kept().len(), 1_000);
         assert_eq!((findings.errors(), findings.warnings(), findings.dropped()), (1_500, 1, 501));
-        assert!(findings.to_string().ends_with("... and 501 more\n"));
+        assert!(findings.to_string().ends_with("\n... and 501 more"));
     }
 
     #[test]

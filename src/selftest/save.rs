@@ -16,6 +16,24 @@ use crate::report::{Code, Fault};
 use crate::vmalloc;
 
 /// Contents to be handed over as Linux's test module does: one folio for each, of the order that is given.
+///
+/// ```
+/// use kho::handover::{Incoming, Outgoing, Registry};
+/// use kho::mem::{Geometry, Order, PageRange, Pfn, Ram};
+/// use kho::selftest::{Payload, Rule, SelfTest};
+///
+/// let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+/// let mut outgoing = Outgoing::new(ram);
+/// let folios = vec![(Order::ZERO, &b"one page"[..]), (Order::new(2).unwrap(), b"four")];
+/// outgoing.preserve("kho_test", &Payload { folios, rule: Rule::NATIVE })?;
+/// let (memory, root) = outgoing.finish()?.into_parts();
+///
+/// let mut registry = Registry::new();
+/// let found = registry.read("kho_test", SelfTest);
+/// let mut restored = Incoming::new(memory, root.start()).plan(&registry).accept()?.restore()?;
+/// assert_eq!(restored.take(&found).unwrap().folios.len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Payload<'a> {
     /// Order of each folio, and its bytes from its start on; the rest of it is zero.

@@ -135,6 +135,16 @@ impl From<SendError> for ExecError {
 /// What to exec: a program by descriptor, its arguments, and changes of the environment.
 ///
 /// By descriptor means: what was opened is what runs, also if its path is replaced or removed meanwhile.
+///
+/// ```no_run
+/// use kho::transport::{Program, Ticket};
+/// # let outgoing = kho::handover::Outgoing::new(kho::transport::Bundle::new(1 << 30)?);
+///
+/// let program = Program::open("/usr/bin/next")?.args(["--take-over"]).env("RUST_LOG", "kho=debug");
+/// let stayed = outgoing.finish()?.exec(&program, Some(&Ticket::current()?));
+/// eprintln!("still here, and as before: {stayed}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Program {
     pub(super) file: OwnedFd,

@@ -73,6 +73,24 @@ impl Drop for Closing<'_> {
 }
 
 /// A handover that arrived in this process.
+///
+/// ```
+/// use kho::handover::Registry;
+/// use kho::transport::Arrival;
+///
+/// // In a program that was started by itself nothing arrives.
+/// let Some(arrival) = Arrival::take()? else { return Ok(()) };
+/// let registry = Registry::new();
+/// match arrival.incoming.plan(&registry).accept() {
+///     Ok(accepted) => drop(accepted.restore()?),
+///     Err(refused) => match arrival.back {
+///         // The predecessor's program runs in this process, on the same handover. Returns only when that failed.
+///         Some(back) => return Err(back.go(refused.incoming, &refused.findings.to_string()).0.into()),
+///         None => return Err(refused.into()),
+///     },
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Arrival {
     /// The handover, of which nothing is known yet.

@@ -38,6 +38,14 @@ const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlag
 /// by device, inode, size, time of change and GNU build id. A file without a build id that is overwritten with as many
 /// bytes and whose time is set back goes unnoticed; [`Ticket::copy`] makes a sealed copy in memory, which cannot be
 /// overwritten at all.
+///
+/// ```
+/// use kho::transport::Ticket;
+///
+/// let ticket = Ticket::current()?;
+/// ticket.verify()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Ticket {
     pub(super) file: OwnedFd,

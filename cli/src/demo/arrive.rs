@@ -42,7 +42,7 @@ pub(super) fn arrive(args: &Args, arrival: Arrival) -> Result<ExitCode, Box<dyn 
     let accepted = match plan.accept() {
         Ok(accepted) => accepted,
         Err(refused) => {
-            eprint!("kho: {refused}");
+            eprintln!("kho: {refused}");
             return Ok(ExitCode::from(1));
         }
     };
@@ -62,7 +62,7 @@ pub(super) fn arrive(args: &Args, arrival: Arrival) -> Result<ExitCode, Box<dyn 
 
     let mut lines = Vec::new();
     let mut line = |node: &str, what: String, bytes: u64, wrong: Option<String>| {
-        let compatible = nodes.iter().find(|other| other.name == node).map(|node| node.compatible.join(" "));
+        let compatible = nodes.iter().find(|other| other.name == node).map(|node| node.compatible.clone());
         lines.push(Line { node: node.into(), compatible: compatible.unwrap_or_default(), what, bytes, wrong });
     };
     let ram = files.get(parts::RAM).ok_or("the memfd that travels by descriptor is not there")?;

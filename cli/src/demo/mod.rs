@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Bytes of the memfd that travels by descriptor
     #[arg(long, value_parser = parse_size, default_value = "1GiB", value_name = "SIZE")]
     pub(crate) size: u64,
-    /// Leave the device tree, the arena and the memfds in this directory
+    /// Leave the device tree, its source, the arena and the memfds in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
     /// How the result is printed

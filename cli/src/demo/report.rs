@@ -11,10 +11,10 @@ use crate::units::{size, time};
 #[derive(serde::Serialize)]
 pub(super) struct Row {
     pub(super) node: String,
-    pub(super) compatible: String,
+    pub(super) compatible: Vec<String>,
     pub(super) what: String,
     pub(super) bytes: u64,
-    /// What differs; nothing is well.
+    /// What differs; none when all bytes are the same.
     pub(super) wrong: Option<String>,
 }
 
@@ -61,7 +61,7 @@ impl Report {
         let head = ["node", "compatible", "what", "bytes", "verdict"].map(String::from);
         let rows = self.nodes.iter().map(|row| {
             let verdict = if row.wrong.is_none() { "same" } else { "DIFFERS" };
-            [row.node.clone(), row.compatible.clone(), row.what.clone(), size(row.bytes), verdict.into()]
+            [row.node.clone(), row.compatible.join(", "), row.what.clone(), size(row.bytes), verdict.into()]
         });
         let table: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
         let mut widths = [0; 5];
