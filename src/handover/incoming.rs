@@ -77,7 +77,9 @@ pub(crate) fn read_root(memory: &dyn Memory, root: PhysAddr) -> Result<Vec<u8>, 
     Ok(bytes)
 }
 
-/// A handover that was restored: take what each component made of its node.
+/// A handover that was restored: take what each component made of its node, then [finish](Restored::finish). Dropped
+/// before that, the memory goes with what was not taken.
+#[must_use]
 pub struct Restored<M> {
     pub(super) memory: M,
     /// Of which registry the values are.

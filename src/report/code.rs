@@ -142,7 +142,6 @@ codes! {
     OwnedTwice = "owned-twice", Ownership, Error, "memory that two owners claim";
     Unowned = "unowned", Ownership, Warning, "preserved memory that nobody owns";
     MemDisagrees = "mem-disagrees", Ownership, Error, "the `mem` of a node is not what its data uses";
-    ScratchOverlap = "scratch-overlap", Ownership, Error, "preserved memory in a scratch area, where the next kernel allocates";
 
     // memfd, kho_test, files.
     Checksum = "checksum", Corrupt, Error, "the bytes are not those that were handed over";

@@ -29,7 +29,8 @@ Examples:
   kho demo --size 4GiB --keep out
   kho demo --size 16MiB --format json
 
-Exit codes: 0 every byte arrived, 1 something differs (it is named), 2 the handover could not be made.")]
+Exit codes: 0 every byte arrived, 1 something differs or the plan refused (it is named), 2 the handover could
+not be made.")]
 pub(crate) struct Args {
     /// Bytes of the memfd that travels by descriptor
     #[arg(long, value_parser = parse_size, default_value = "1GiB", value_name = "SIZE")]

@@ -394,50 +394,58 @@ impl Pour for Arena {
         // file, and none can come into use before this is over.
         let lease = Lease::take(file).map_err(|fault| self.io(self.base(), 0, fault))?;
         if runs.iter().fold(0, |sum: u64, run| sum.saturating_add(run.len)) < BESIDE {
-            runs.iter().try_for_each(|run| pour(self.fd.as_fd(), base, file, *run))?;
+            pour(self.fd.as_fd(), base, file, &runs)?;
             return Ok(Pouring::DONE);
         }
         let dup = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 0).map_err(|error| self.io(self.base(), 0, error));
         let (from, to) = (dup(self.fd.as_fd())?, dup(file)?);
         Pouring::beside(move || {
             let _lease = lease;
-            runs.iter().try_for_each(|run| pour(from.as_fd(), base, to.as_fd(), *run))
+            pour(from.as_fd(), base, to.as_fd(), &runs)
         })
     }
 }
 
-/// Copies one run out of an arena whose first byte has the address `base`.
-fn pour(arena: BorrowedFd<'_>, base: u64, file: BorrowedFd<'_>, run: Run) -> Result<(), MemError> {
-    let failed = |error: &dyn ToString| MemError::Io { at: run.from, len: run.len, reason: error.to_string() };
-    let mut from = run.from.get().saturating_sub(base);
-    let (mut to, end) = (run.offset, run.offset.saturating_add(run.len));
+/// Copies runs out of an arena whose first byte has the address `base`.
+///
+/// What a predecessor only promised to use must not cost memory here: holes stay holes. Where data is, is asked once for
+/// each piece of it and not for each run, because the answer costs time by its size.
+fn pour(arena: BorrowedFd<'_>, base: u64, file: BorrowedFd<'_>, runs: &[Run]) -> Result<(), MemError> {
+    let mut known = 0..0;
     let mut buffer = Vec::new();
-    while to < end {
-        // What a predecessor only promised to use must not cost memory here: holes stay holes.
-        let data = match seek(arena, SeekFrom::Data(from)) {
-            Ok(data) => data,
-            Err(Errno::NXIO) => break,
-            Err(_) => from,
-        };
-        let skip = data.saturating_sub(from).min(end.saturating_sub(to));
-        (from, to) = (from.saturating_add(skip), to.saturating_add(skip));
-        let hole = seek(arena, SeekFrom::Hole(from)).unwrap_or(u64::MAX);
-        let rest = usize_of(end.saturating_sub(to).min(hole.saturating_sub(from)));
-        if rest == 0 {
-            continue;
-        }
-        // Both are of tmpfs, so the system copies once; where it does not want to, we do.
-        let done = match copy_file_range(arena, Some(&mut from), file, Some(&mut to), rest) {
-            Ok(done) => done,
-            Err(Errno::INTR) => continue,
-            Err(_) => 0,
-        };
-        if done == 0 {
-            buffer.resize(rest.min(1 << 20), 0);
-            read_at(arena, from, &mut buffer).map_err(|error| failed(&error))?;
-            write_at(file, to, &buffer).map_err(|error| failed(&error))?;
-            from = from.saturating_add(u64_of(buffer.len()));
-            to = to.saturating_add(u64_of(buffer.len()));
+    for run in runs {
+        let failed = |error: &dyn ToString| MemError::Io { at: run.from, len: run.len, reason: error.to_string() };
+        let mut from = run.from.get().saturating_sub(base);
+        let (mut to, end) = (run.offset, run.offset.saturating_add(run.len));
+        while to < end {
+            if !known.contains(&from) {
+                let data = match seek(arena, SeekFrom::Data(from)) {
+                    Ok(data) => data,
+                    Err(Errno::NXIO) => break,
+                    Err(_) => from,
+                };
+                known = data..seek(arena, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
+                if known.is_empty() {
+                    return Err(failed(&"the arena changes while it is copied"));
+                }
+                let skip = data.saturating_sub(from).min(end.saturating_sub(to));
+                (from, to) = (from.saturating_add(skip), to.saturating_add(skip));
+                continue;
+            }
+            let rest = usize_of(end.saturating_sub(to).min(known.end.saturating_sub(from)));
+            // Both are of tmpfs, so the system copies once; where it does not want to, we do.
+            let done = match copy_file_range(arena, Some(&mut from), file, Some(&mut to), rest) {
+                Ok(done) => done,
+                Err(Errno::INTR) => continue,
+                Err(_) => 0,
+            };
+            if done == 0 {
+                buffer.resize(rest.min(1 << 20), 0);
+                read_at(arena, from, &mut buffer).map_err(|error| failed(&error))?;
+                write_at(file, to, &buffer).map_err(|error| failed(&error))?;
+                from = from.saturating_add(u64_of(buffer.len()));
+                to = to.saturating_add(u64_of(buffer.len()));
+            }
         }
     }
     Ok(())
