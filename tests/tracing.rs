@@ -96,7 +96,7 @@ fn every_step_of_plan_and_restore_is_told_with_its_node_and_its_time() {
     let (memory, root) = handover();
     let incoming = Incoming::new(memory, root);
     let events = told(|| {
-        incoming.plan(&registry(STATE)).accept().unwrap().restore().unwrap();
+        let _restored = incoming.plan(&registry(STATE)).accept().unwrap().restore().unwrap();
     });
     let expected = [
         "check /one",

@@ -8,6 +8,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{
@@ -70,6 +71,8 @@ pub struct Arena {
     stale: bool,
     /// All of the memfd, mapped when the first slice is asked for.
     pub(super) whole: OnceLock<Region>,
+    /// Bytes that were copied into files.
+    poured: AtomicU64,
     /// Held from the moment on from which frames exist.
     pub(super) lease: Option<Arc<Lease>>,
 }
@@ -157,7 +160,17 @@ impl Arena {
         lease: Option<Arc<Lease>>,
     ) -> Arena {
         let stale = !matches!(phase, Phase::Own);
-        Arena { fd, frames, facts, extents: [facts.memory()], phase, stale, whole: OnceLock::new(), lease }
+        Arena {
+            fd,
+            frames,
+            facts,
+            extents: [facts.memory()],
+            phase,
+            stale,
+            whole: OnceLock::new(),
+            poured: AtomicU64::new(0),
+            lease,
+        }
     }
 
     /// What a predecessor preserved and nobody claimed yet, by address.
@@ -393,25 +406,31 @@ impl Pour for Arena {
         // Whoever holds slices of another arena, or of this one, would see them change: so no arena is in use in the
         // file, and none can come into use before this is over.
         let lease = Lease::take(file).map_err(|fault| self.io(self.base(), 0, fault))?;
-        if runs.iter().fold(0, |sum: u64, run| sum.saturating_add(run.len)) < BESIDE {
-            pour(self.fd.as_fd(), base, file, &runs)?;
+        let total = runs.iter().fold(0, |sum: u64, run| sum.saturating_add(run.len));
+        // What a predecessor only promised to use must not cost memory here. As long as no more is copied than the arena
+        // has, holes need not be looked for, which is a good part of the time.
+        let stat = fstat(&self.fd).map_err(|error| self.io(self.base(), 0, error))?;
+        let has = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        let holes = self.poured.fetch_add(total, Ordering::Relaxed).saturating_add(total) > has;
+        if total < BESIDE {
+            pour(self.fd.as_fd(), base, file, &runs, holes)?;
             return Ok(Pouring::DONE);
         }
         let dup = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 0).map_err(|error| self.io(self.base(), 0, error));
         let (from, to) = (dup(self.fd.as_fd())?, dup(file)?);
         Pouring::beside(move || {
             let _lease = lease;
-            pour(from.as_fd(), base, to.as_fd(), &runs)
+            pour(from.as_fd(), base, to.as_fd(), &runs, holes)
         })
     }
 }
 
 /// Copies runs out of an arena whose first byte has the address `base`.
 ///
-/// What a predecessor only promised to use must not cost memory here: holes stay holes. Where data is, is asked once for
-/// each piece of it and not for each run, because the answer costs time by its size.
-fn pour(arena: BorrowedFd<'_>, base: u64, file: BorrowedFd<'_>, runs: &[Run]) -> Result<(), MemError> {
-    let mut known = 0..0;
+/// With `holes`, holes stay holes. Where data is, is asked once for each piece of it and not for each run, because the
+/// answer costs time by its size.
+fn pour(arena: BorrowedFd<'_>, base: u64, file: BorrowedFd<'_>, runs: &[Run], holes: bool) -> Result<(), MemError> {
+    let mut known = if holes { 0..0 } else { 0..u64::MAX };
     let mut buffer = Vec::new();
     for run in runs {
         let failed = |error: &dyn ToString| MemError::Io { at: run.from, len: run.len, reason: error.to_string() };
