@@ -37,7 +37,7 @@ const NODES: [(&str, &str, &str); 6] = [
     ("files", "kho-files-v1, block-v1", "8 MiB"),
     ("memfd", "memfd-v2, vmalloc-v1", "16 MiB"),
     ("kho_test", "kho-test-v1, vmalloc-v1", ""),
-    ("table", "demo-table-v1, block-v1, kho-records-v1", "3.8 MiB"),
+    ("table", "demo-table-v1, block-v1, kho-records-v1", "1.5 MiB"),
     ("array", "demo-array-v1, kho-array-v1, vmalloc-v1", "64 MiB"),
     ("ledger", "demo-ledger-v1", "168 B"),
 ];

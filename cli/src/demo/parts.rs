@@ -41,7 +41,6 @@ pub(super) const LEDGER_IS: CompatList<'static> = CompatList::new(Compat::new("d
 pub(super) struct Row {
     pub(super) number: U64,
     pub(super) key: U64,
-    pub(super) text: [u8; 24],
 }
 
 /// What the predecessor tells its successor of the demo itself.
