@@ -78,7 +78,7 @@ fn json_says_the_same() {
     assert!(phases.values().all(|time| time.as_u64() > Some(0)), "{phases:?}");
     assert_eq!(time("blackout"), time("exec_to_accepted") + time("accepted_to_restored"));
     assert!(time("exec_to_main") < time("exec_to_accepted"));
-    assert!(report["metadata"].as_u64().unwrap() > 100_000 * 40, "the table alone");
+    assert!(report["metadata"].as_u64().unwrap() > 100_000 * 16, "the table alone");
     assert!(report["kept"].is_null());
 }
 

@@ -61,9 +61,18 @@ impl Owners {
     /// What the node that began last has claimed: sorted, neighbours joined.
     pub(super) fn claimed(&mut self) -> impl Iterator<Item = PageRange> + '_ {
         let claims = self.nodes.last_mut().map(|(_, claims)| claims.as_mut_slice()).unwrap_or_default();
-        // A stable sort, because it finds the runs that are sorted already: areas are claimed by address.
-        claims.sort();
-        let mut rest = claims.iter().map(|claim| claim.ends()).peekable();
+        // An area claims its blocks by address, so that mostly only a few at the front are to be sorted.
+        let backwards = claims.iter().rev().zip(claims.iter().rev().skip(1));
+        let sorted = backwards.take_while(|(next, before)| before <= next).count().saturating_add(1);
+        let (head, tail) = claims.split_at_mut(claims.len().saturating_sub(sorted));
+        head.sort_unstable();
+        let (mut head, mut tail) = (head.iter().peekable(), tail.iter().peekable());
+        let both = core::iter::from_fn(move || match (head.peek(), tail.peek()) {
+            (Some(first), Some(second)) if second < first => tail.next(),
+            (None, _) => tail.next(),
+            _ => head.next(),
+        });
+        let mut rest = both.map(|claim| claim.ends()).peekable();
         core::iter::from_fn(move || {
             let (start, mut end) = rest.next()?;
             while let Some((_, next)) = rest.next_if(|next| next.0 <= end) {
@@ -85,6 +94,12 @@ impl Owners {
 
     /// Claims a block for the node that began last.
     pub(super) fn claim(&mut self, block: Folio, geometry: Geometry) -> Result<(), Fault> {
+        if self.take(block) { Ok(()) } else { Err(self.conflict(block, geometry)) }
+    }
+
+    /// [`Owners::claim`] for many blocks: whether it was free. A fault is large, and passing one on for each block that
+    /// is fine took a fifth of a plan.
+    pub(super) fn take(&mut self, block: Folio) -> bool {
         let pages = block.order().pages();
         let new = if block.order() >= LARGE {
             if self.large.insert(Claim::new(block)) { pages } else { 0 }
@@ -95,12 +110,12 @@ impl Owners {
         };
         self.pages = self.pages.saturating_add(new);
         if new != pages {
-            return Err(self.conflict(block, geometry));
+            return false;
         }
         if let Some((_, claims)) = self.nodes.last_mut() {
             claims.push(Claim::new(block));
         }
-        Ok(())
+        true
     }
 
     /// Claims the preserved blocks that these pages are in, each whole, for the node that began last. So every claim is
@@ -120,7 +135,7 @@ impl Owners {
 
     /// Who else claimed a page of this block. Looking for it is work for each conflict, so that only the first ones
     /// name it: a hostile handover may have a conflict for every page.
-    fn conflict(&mut self, block: Folio, geometry: Geometry) -> Fault {
+    pub(super) fn conflict(&mut self, block: Folio, geometry: Geometry) -> Fault {
         let bytes = block.range().bytes(geometry);
         let fault = Fault::new(Code::OwnedTwice).address(bytes.start().get());
         self.conflicts = self.conflicts.saturating_add(1);

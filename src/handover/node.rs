@@ -203,13 +203,13 @@ impl<'a, M: Memory> Node<'a, M> {
         let mut preserved = self.tree.blocks_of(area.order());
         let mut first = None;
         for block in blocks.into_iter().filter_map(|pfn| Folio::new(pfn, area.order())) {
-            let claimed = if preserved(block.pfn()) {
-                self.owners.claim(block, self.tree.geometry())
-            } else {
-                Err(self.not_exactly(block))
-            };
-            if let Err(fault) = claimed {
-                first.get_or_insert(fault);
+            let preserved = preserved(block.pfn());
+            if preserved && self.owners.take(block) {
+                continue;
+            }
+            if first.is_none() {
+                let geometry = self.tree.geometry();
+                first = Some(if preserved { self.owners.conflict(block, geometry) } else { self.not_exactly(block) });
             }
         }
         match first {
