@@ -177,7 +177,7 @@ impl Pour for Bundle {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "serde"))]
 mod tests {
     use super::*;
     use crate::fdt::Builder;
