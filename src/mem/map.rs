@@ -11,7 +11,8 @@
 //!    through the slices here. The first kind names a frame, or pages that no frame has. A frame in a [`Mapping`]
 //!    is not lent to anyone while the mapping lives.
 //! 5. The memfd is sealed `GROW | SHRINK | SEAL` before it is mapped, and offsets are checked against its size: a mapped
-//!    page is always inside the file, so touching it cannot raise SIGBUS.
+//!    page is always inside the file. What is left of SIGBUS is a machine without memory for a hole that is touched
+//!    (`vm.overcommit_memory=2`): it ends the process and corrupts nothing.
 //! 6. What this process cannot enforce is left to whoever has another descriptor of the memfd (a successor, a reader of
 //!    `/proc/PID/fd`): it must not write to pages that this process holds. Within the handover this follows from the
 //!    protocol: the predecessor has stopped before the successor claims.
