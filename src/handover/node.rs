@@ -199,7 +199,7 @@ impl<'a, M: Memory> Node<'a, M> {
         let area = loaded.area;
         // In the order of their addresses, whatever that of the array is: neighbours are found faster than strangers.
         let mut blocks = area.blocks().to_vec();
-        blocks.sort_unstable();
+        sort_by_address(&mut blocks);
         let mut preserved = self.tree.blocks_of(area.order());
         let mut first = None;
         for block in blocks.into_iter().filter_map(|pfn| Folio::new(pfn, area.order())) {
@@ -282,5 +282,17 @@ impl<'a, M: Memory> Node<'a, M> {
         let result = read(self).map_err(|fault| self.report(fault)).ok();
         self.part.truncate(outer);
         result
+    }
+}
+
+/// Sorts by address. Of a plan of a million scattered pages, comparing them took a quarter; a radix sort of short keys
+/// takes half of that, if there are enough of them to pay for its tables.
+fn sort_by_address(pages: &mut [Pfn]) {
+    const ENOUGH: usize = 256;
+    let short = |pfn: &Pfn| u32::try_from(pfn.get()).ok();
+    if pages.len() >= ENOUGH && pages.iter().all(|pfn| short(pfn).is_some()) {
+        radsort::sort_by_key(pages, |pfn| short(pfn).unwrap_or(u32::MAX));
+    } else {
+        pages.sort_unstable();
     }
 }
