@@ -102,6 +102,8 @@ pub mod files;
 pub mod handover;
 #[cfg(all(feature = "std", feature = "serde"))]
 pub mod inspect;
+#[cfg(feature = "std")]
+pub mod kexec;
 pub mod luo;
 pub mod mem;
 pub mod memblock;

@@ -24,6 +24,7 @@ pub mod memfd;
 pub mod payload;
 pub mod radix;
 pub mod vmalloc;
+pub mod x86_boot;
 
 pub use wire::{Field, Layout, Plain, Wire};
 
@@ -50,4 +51,6 @@ pub const LAYOUTS: &[&Layout] = &[
     payload::Array::LAYOUT,
     vmalloc::Descriptor::LAYOUT,
     vmalloc::ChunkHeader::LAYOUT,
+    x86_boot::E820Entry::LAYOUT,
+    x86_boot::SetupDataHeader::LAYOUT,
 ];

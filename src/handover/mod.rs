@@ -104,17 +104,19 @@ mod tests;
 pub use accepted::{Accepted, Failed};
 #[cfg(feature = "write")]
 pub use finished::{Finished, Unfinished};
+#[cfg(feature = "std")]
+pub(crate) use incoming::read_root;
 pub use incoming::{Incoming, Restored};
 pub use node::Node;
 #[cfg(feature = "write")]
 pub use outgoing::Outgoing;
 pub use plan::{NodeReport, Plan, Refused, Verdict};
+#[cfg(all(feature = "std", feature = "serde"))]
+pub(crate) use planner::declared;
 pub(crate) use planner::match_any;
 pub use registry::{Check, Component, Handle, Registry};
 #[cfg(feature = "write")]
 pub use scope::{Blob, Home, OwnNode, Preserve, Scope};
-#[cfg(all(feature = "std", feature = "serde"))]
-pub(crate) use {incoming::read_root, planner::declared};
 
 /// So many ranges of one node are listed in its `mem`; beyond that the largest, and the node says `mem-partial`.
 pub const MEM_LIMIT: usize = 1_024;

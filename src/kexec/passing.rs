@@ -1,0 +1,121 @@
+//! A handover as it is laid into the memory of the next kernel.
+
+use alloc::vec::Vec;
+
+use crate::abi::kho::PRESERVED_MEMORY_MAP;
+use crate::fdt::Fdt;
+use crate::handover::read_root;
+use crate::mem::{Memory, PageRange, PhysAddr, PhysRange};
+use crate::num::{u64_of, usize_of};
+use crate::radix::Tree;
+use crate::report::{Code, Fault};
+
+use super::Segment;
+
+/// The kernel takes 16 segments; four are its own: kernel, initial RAM disk, boot parameters, and one to spare.
+const MAX_SEGMENTS: usize = 12;
+
+/// A handover that somebody authored, and where the next kernel may allocate until it has read it.
+#[derive(Clone, Debug)]
+pub struct Passing {
+    pub(super) root: PhysRange,
+    pub(super) scratch: Vec<PhysRange>,
+    pub(super) segments: Vec<Segment>,
+}
+
+impl Passing {
+    /// Reads what has to be in the next kernel's memory: the blocks that are preserved, and the pages of the tree.
+    ///
+    /// `scratch` is where the next kernel allocates at first: it must be large enough for its early memory, the best
+    /// part of it below 4 GiB. Plan the handover before ([`Incoming::plan`](crate::handover::Incoming::plan)): what is
+    /// wrong in it is not looked for here.
+    ///
+    /// # Errors
+    /// As the reader of the root and [`Tree::load`]; [`Code::OwnedTwice`] when a scratch area overlaps what is
+    /// preserved, [`Code::Unaligned`] when one is not of whole pages, [`Code::PropertyMissing`] when there is none.
+    pub fn new(memory: &dyn Memory, root: PhysAddr, scratch: &[PhysRange]) -> Result<Passing, Fault> {
+        let geometry = memory.geometry();
+        let bytes = read_root(memory, root)?;
+        let map = Fdt::parse(&bytes)?.root().required(PRESERVED_MEMORY_MAP)?.u64_native()?;
+        if map == 0 {
+            return Err(Fault::new(Code::NoHandover).item(PRESERVED_MEMORY_MAP).found(0));
+        }
+        let loaded = Tree::load(memory, PhysAddr::new(map))?;
+        let nodes = loaded.nodes.iter().filter_map(|page| PageRange::new(crate::mem::Pfn::new(page)?, 1));
+        let mut ranges: Vec<PhysRange> = loaded.tree.ranges().chain(nodes).map(|pages| pages.bytes(geometry)).collect();
+        ranges.sort_unstable();
+        if scratch.is_empty() {
+            return Err(Fault::new(Code::PropertyMissing).item("scratch").found("none").expected("at least one area"));
+        }
+        for area in scratch {
+            let fault = |code| Fault::new(code).address(area.start().get()).item("scratch").found(area);
+            if (area.start().get() | area.size()) & geometry.page_size().wrapping_sub(1) != 0 {
+                return Err(fault(Code::Unaligned).expected("whole pages"));
+            }
+            if let Some(other) = ranges.iter().find(|range| range.start() < area.end() && area.start() < range.end()) {
+                return Err(fault(Code::OwnedTwice).expected(format_args!("nothing preserved there, as is {other}")));
+            }
+        }
+        let segments = joined(&ranges, MAX_SEGMENTS).into_iter().map(|range| read(memory, range, &ranges));
+        let size = u64_of(bytes.len());
+        let root = PhysRange::new(root, size).ok_or_else(|| Fault::new(Code::TooLarge).item("root").found(size))?;
+        Ok(Passing { root, scratch: scratch.to_vec(), segments: segments.collect::<Result<_, _>>()? })
+    }
+}
+
+/// At most so many ranges that cover all of these, which ascend: what lies in the smallest gaps between them is taken
+/// along.
+fn joined(ranges: &[PhysRange], most: usize) -> Vec<PhysRange> {
+    let gaps =
+        ranges.iter().zip(ranges.iter().skip(1)).map(|(one, next)| next.start().get().saturating_sub(one.end().get()));
+    let mut largest: Vec<u64> = gaps.filter(|&gap| gap > 0).collect();
+    largest.sort_unstable_by(|a, b| b.cmp(a));
+    // Gaps of the size that must go may be more than fit, so all of that size go.
+    let limit = largest.get(most.saturating_sub(1)).map_or(0, |&gap| gap);
+    let mut joined: Vec<PhysRange> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start().get().saturating_sub(last.end().get()) <= limit => {
+                let end = range.end().max(last.end()).get();
+                if let Some(whole) = PhysRange::new(last.start(), end.saturating_sub(last.start().get())) {
+                    *last = whole;
+                }
+            }
+            _ => joined.push(*range),
+        }
+    }
+    joined
+}
+
+/// The bytes of a segment: those of the ranges in it, and zeros between.
+fn read(memory: &dyn Memory, segment: PhysRange, ranges: &[PhysRange]) -> Result<Segment, Fault> {
+    let mut bytes = alloc::vec![0; usize_of(segment.size())];
+    let first = ranges.partition_point(|range| range.start() < segment.start());
+    for range in ranges.iter().skip(first).take_while(|range| range.end() <= segment.end()) {
+        let skip = usize_of(range.start().get().saturating_sub(segment.start().get()));
+        let piece = bytes.get_mut(skip..).and_then(|rest| rest.get_mut(..usize_of(range.size()))).unwrap_or_default();
+        memory.read(range.start(), piece)?;
+    }
+    Ok(Segment { at: segment.start(), size: segment.size(), bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> PhysRange {
+        PhysRange::new(PhysAddr::new(start), end - start).unwrap()
+    }
+
+    #[test]
+    fn the_largest_gaps_stay() {
+        let ranges = [range(1, 2), range(2, 4), range(10, 11), range(12, 13), range(100, 101)];
+        assert_eq!(joined(&ranges, 4), [range(1, 4), range(10, 11), range(12, 13), range(100, 101)]);
+        assert_eq!(joined(&ranges, 3), [range(1, 4), range(10, 13), range(100, 101)]);
+        assert_eq!(joined(&ranges, 2), [range(1, 13), range(100, 101)]);
+        assert_eq!(joined(&ranges, 1), [range(1, 101)]);
+        let even = [range(0, 1), range(2, 3), range(4, 5), range(6, 7)];
+        assert_eq!(joined(&even, 2), [range(0, 7)], "gaps of one size go together");
+        assert_eq!(joined(&[], 2), []);
+    }
+}
