@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod dump;
+mod kexec;
 mod source;
 mod units;
 
@@ -37,6 +38,8 @@ enum Command {
     Dump(dump::Args),
     /// Check a handover as a successor would, and list everything that is wrong
     Check(check::Args),
+    /// Load the next kernel from user space, with a handover that a program authored (x86-64)
+    Kexec(kexec::Args),
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Kexec(args) => kexec::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kho", &mut script);

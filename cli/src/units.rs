@@ -1,5 +1,7 @@
 //! Sizes and addresses as people write them.
 
+use kho::mem::{PhysAddr, PhysRange};
+
 /// Bytes: `1GiB`, `16MiB`, `64K`, `0x1000`, `4096`. The units are binary, with or without `iB`.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
@@ -18,6 +20,13 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err(format!("{text}: a unit is one of B, KiB, MiB, GiB, TiB (or K, M, G, T)")),
     };
     number.checked_shl(shift).filter(|size| size >> shift == number).ok_or_else(|| format!("{text}: too large"))
+}
+
+/// A range of physical addresses: `0x1000000+16MiB`.
+pub(crate) fn parse_range(text: &str) -> Result<PhysRange, String> {
+    let (start, bytes) = text.split_once('+').ok_or_else(|| format!("{text}: a range is START+SIZE"))?;
+    let (start, bytes) = (parse_size(start)?, parse_size(bytes)?);
+    PhysRange::new(PhysAddr::new(start), bytes).ok_or_else(|| format!("{text}: passes the end of the address space"))
 }
 
 /// Bytes for people: exact where a unit divides them, one decimal else.

@@ -21,7 +21,7 @@
 //!     initrd: &initrd,
 //!     command_line: b"console=ttyS0 kho=on liveupdate=on",
 //!     memory: &memory,
-//!     rsdp: None,
+//!     rsdp: kho::kexec::rsdp(),
 //!     handover: Some(&handover),
 //! };
 //! boot.segments()?.load()?;
@@ -32,7 +32,7 @@
 
 mod boot;
 mod bzimage;
-mod iomem;
+mod memory;
 mod passing;
 mod place;
 mod sys;
@@ -49,7 +49,7 @@ use crate::num::u64_of;
 use crate::report::{Code, Fault};
 
 pub use bzimage::BzImage;
-pub use iomem::{MemoryMap, MemoryRange};
+pub use memory::{MemoryMap, MemoryRange};
 pub use passing::Passing;
 
 use boot::Placed;
@@ -71,7 +71,7 @@ pub struct Boot<'a> {
     /// The memory of the machine.
     pub memory: &'a MemoryMap,
     /// Physical address of the ACPI root pointer, for machines where the kernel does not find it by itself: those that
-    /// were started by EFI. `/sys/firmware/efi/systab` has it.
+    /// were started by EFI. See [`rsdp`].
     pub rsdp: Option<u64>,
     /// What is handed over.
     pub handover: Option<&'a Passing>,
@@ -192,6 +192,18 @@ impl Segments {
     pub fn load(&self) -> Result<(), Refused> {
         sys::kexec_load(self.entry.get(), &self.list).map_err(|error| refused(&error))
     }
+}
+
+/// The ACPI root pointer of the running machine, where its boot parameters or EFI name it.
+#[must_use]
+pub fn rsdp() -> Option<u64> {
+    let params = std::fs::read("/sys/kernel/boot_params/data").unwrap_or_default();
+    let field = params.get(crate::abi::x86_boot::ACPI_RSDP..).and_then(<[u8]>::first_chunk::<8>);
+    field.map(|bytes| u64::from_le_bytes(*bytes)).filter(|&address| address != 0).or_else(|| {
+        let text = std::fs::read_to_string("/sys/firmware/efi/systab").ok()?;
+        let find = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix("=0x"));
+        u64::from_str_radix(find("ACPI20").or_else(|| find("ACPI"))?, 16).ok()
+    })
 }
 
 /// Takes the loaded kernel away, if there is one.

@@ -109,13 +109,14 @@ fn no_room_and_no_such_memory() {
 
 #[test]
 fn what_is_no_kernel() {
+    type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
     let good = kernel();
-    let told = |change: &dyn Fn(&mut Vec<u8>)| {
+    let told = |change: Change<'_>| {
         let mut bytes = good.clone();
         change(&mut bytes);
         BzImage::new(bytes).unwrap_err().to_string()
     };
-    let cases: [(&dyn Fn(&mut Vec<u8>), &str); 7] = [
+    let cases: [(Change<'_>, &str); 7] = [
         (&|bytes| bytes.truncate(0x100), "truncated: header at offset 0x202: found 256 bytes, expected a bzImage"),
         (&|bytes| bytes.truncate(0x210), "truncated: xloadflags at offset 0x236: found 528 bytes, expected a bzImage"),
         (&|bytes| bytes[0x202] = b'h', "magic: header at offset 0x202: found \"hdrS\", expected \"HdrS\", a bzImage"),

@@ -1,7 +1,9 @@
-//! The memory map of the running machine, out of `/proc/iomem`.
+//! The memory map of the running machine.
 
 use alloc::vec::Vec;
 use std::path::Path;
+
+use zerocopy::FromBytes as _;
 
 use crate::abi::x86_boot as abi;
 use crate::mem::{PhysAddr, PhysRange};
@@ -34,15 +36,41 @@ const KINDS: [(&str, u32); 8] = [
 ];
 
 impl MemoryMap {
-    /// Of the running machine. Only root is shown the addresses.
+    /// Of the running machine: as its firmware had it, which the kernel shows in `/sys/kernel/boot_params/data`, or else
+    /// as `/proc/iomem` has it. Only root is shown either.
     ///
     /// # Errors
-    /// [`Code::Io`] when there is no `/proc/iomem`; as [`MemoryMap::parse`].
+    /// [`Code::Io`] when both are missing; as [`MemoryMap::parse`].
     pub fn of_this_machine() -> Result<MemoryMap, Fault> {
+        let params = std::fs::read("/sys/kernel/boot_params/data").unwrap_or_default();
+        if let Some(map) = MemoryMap::of_boot_params(&params) {
+            return Ok(map);
+        }
         let path = Path::new("/proc/iomem");
         let text = std::fs::read_to_string(path)
             .map_err(|error| Fault::new(Code::Io).item(path.display().to_string()).found(error))?;
         MemoryMap::parse(&text)
+    }
+
+    /// Of the page of boot parameters that a kernel was started with. None when that is not all: ranges that overlap,
+    /// or so many that more are elsewhere.
+    #[must_use]
+    pub fn of_boot_params(params: &[u8]) -> Option<MemoryMap> {
+        let count = usize::from(*params.get(abi::E820_ENTRIES)?);
+        if count == 0 || count >= abi::E820_MAX {
+            return None;
+        }
+        let table = params.get(abi::E820_TABLE..)?;
+        let (entries, _) = <[abi::E820Entry]>::ref_from_prefix_with_elems(table, count).ok()?;
+        let ranges = entries.iter().map(|entry| {
+            let range = PhysRange::new(PhysAddr::new(entry.addr.get()), entry.size.get())?;
+            Some(MemoryRange { range, kind: entry.kind.get() })
+        });
+        let mut ranges: Vec<MemoryRange> = ranges.collect::<Option<_>>()?;
+        ranges.sort_unstable_by_key(|memory| memory.range);
+        let apart = ranges.iter().zip(ranges.iter().skip(1)).all(|(one, next)| one.range.end() <= next.range.start());
+        let some = ranges.iter().any(|memory| memory.kind == abi::E820_RAM);
+        (apart && some).then_some(MemoryMap(ranges))
     }
 
     /// Of a copy of `/proc/iomem`: lines of `START-END : NAME`, hexadecimal; what is indented lies inside another.
@@ -118,6 +146,35 @@ b0000000-bfffffff : PCI ECAM 0000 [bus 00-ff]
         assert_eq!(map.ranges().len(), 6, "{map:?}");
         let ram: Vec<PhysRange> = map.ram().collect();
         assert_eq!(ram, [range(0x1000, 0x9_fc00), range(0x10_0000, 0x7fd_d000)]);
+    }
+
+    #[test]
+    fn what_the_firmware_said() {
+        let mut params = vec![0; 4096];
+        let mut entry = |number: usize, addr: u64, size: u64, kind: u32| {
+            let at = 0x2d0 + 20 * number;
+            params[at..at + 8].copy_from_slice(&addr.to_le_bytes());
+            params[at + 8..at + 16].copy_from_slice(&size.to_le_bytes());
+            params[at + 16..at + 20].copy_from_slice(&kind.to_le_bytes());
+        };
+        entry(0, 0x10_0000, 0x100_0000, 1);
+        entry(1, 0x1000, 0x9_e000, 1);
+        entry(2, 0x110_0000, 0x1000, 2);
+        let with = |count: u8, params: &[u8]| {
+            let mut params = params.to_vec();
+            params[0x1e8] = count;
+            MemoryMap::of_boot_params(&params)
+        };
+        let map = with(3, &params).unwrap();
+        assert_eq!(map.ram().collect::<Vec<_>>(), [range(0x1000, 0x9_f000), range(0x10_0000, 0x110_0000)]);
+        assert_eq!(map.ranges()[2], MemoryRange { range: range(0x110_0000, 0x110_1000), kind: 2 });
+        assert_eq!(with(0, &params), None);
+        assert_eq!(with(128, &params), None, "there may be more of them elsewhere");
+        params[0x2d0 + 48..0x2d0 + 56].copy_from_slice(&0x2000_u64.to_le_bytes());
+        assert!(with(3, &params).is_some());
+        params[0x2d0 + 8..0x2d0 + 16].copy_from_slice(&0x100_0001_u64.to_le_bytes());
+        assert_eq!(with(3, &params), None, "ranges that overlap");
+        assert_eq!(MemoryMap::of_boot_params(&params[..0x200]), None);
     }
 
     #[test]
