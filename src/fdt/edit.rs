@@ -203,8 +203,7 @@ mod tests {
     #[test]
     fn properties_are_set_and_all_else_is_kept() {
         let old = machine(true);
-        let edited =
-            Fdt::parse(&old).unwrap().with_properties("chosen", &[("x", b"12345"), ("linux,x", &[])]).unwrap();
+        let edited = Fdt::parse(&old).unwrap().with_properties("chosen", &[("x", b"12345"), ("linux,x", &[])]).unwrap();
         let mut expected = all(&old);
         let at = expected.iter().position(|(path, _)| path == "//chosen").unwrap() + 1;
         expected.retain(|(path, _)| path != "//chosen:linux,x");
@@ -215,7 +214,7 @@ mod tests {
         assert_eq!(fdt.reservations().count(), 2);
         assert_eq!(fdt.bytes().len(), edited.len());
         // The name was among the strings already, as the end of another.
-        assert_eq!(edited.len(), 40 + 48 + be32(&old, 36).unwrap() as usize - 16 + 20 + 12 + 20);
+        assert_eq!(edited.len(), 40 + 48 + be32(&old, 36).unwrap() as usize - 16 + 20 + 12 + 19);
         // Once more changes nothing.
         let again = fdt.with_properties("chosen", &[("x", b"12345"), ("linux,x", &[])]).unwrap();
         assert_eq!(again, edited);

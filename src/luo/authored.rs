@@ -4,7 +4,7 @@ use super::*;
 use crate::abi::Plain;
 use crate::handover::testing::{NODE, planned, ram, sent};
 use crate::handover::{Incoming, Outgoing};
-use crate::mem::{Frames as _, Geometry, Order, PageRange, Pfn, Ram};
+use crate::mem::{Geometry, Order, PageRange, Pfn, Ram};
 use crate::memfd::{Contents, NewFolio};
 use alloc::vec;
 
@@ -67,9 +67,16 @@ fn exact_bytes() {
     let memfd: abi::memfd::Memfd = wire(memory, u64::from_le_bytes(file[64..72].try_into().unwrap()));
     assert_eq!((memfd.pos.get(), memfd.size.get(), memfd.seals.get(), memfd.flags.get()), (5, 0x5001, 6, 0));
     let folios = memfd.folios;
-    assert_eq!((memfd.nr_folios.get(), folios.total_pages.get(), folios.flags.get(), folios.order.get()), (1, 1, 0, 0));
-    let chunk: [u64; 3] = wire::<[u8; 24]>(memory, folios.first.get()).as_chunks::<8>().0.iter().copied()
-        .map(u64::from_le_bytes).collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((memfd.nr_folios.get(), folios.total_pages.get(), folios.flags.get(), folios.order.get()), (1, 1, 1, 0));
+    let chunk: [u64; 3] = wire::<[u8; 24]>(memory, folios.first.get())
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .copied()
+        .map(u64::from_le_bytes)
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
     assert_eq!((chunk[0], chunk[2]), (0, 0));
     let record: [u8; 32] = wire(memory, chunk[1]);
     let word = u64::from_le_bytes(record[..8].try_into().unwrap());
@@ -107,9 +114,9 @@ fn names_tokens_and_numbers_as_linux_takes_them() {
     assert_eq!(named(&long), format!("text: sessions[0].name: found \"{long}\", expected 1 to 63 bytes without zeros"));
     assert_eq!(named("a\0b"), "text: sessions[0].name: found \"a\\x00b\", expected 1 to 63 bytes without zeros");
     let twice = of(vec![new_session("a", vec![]), new_session("b", vec![]), new_session("a", vec![])]);
-    assert_eq!(refused(&twice), "name-duplicate: sessions[a].name: found a second session of that name");
+    assert_eq!(refused(&twice), "name-duplicate: sessions[a].name: a second session of that name");
     let tokens = of(vec![new_session("a", vec![opaque(1), opaque(0x10), opaque(1)])]);
-    assert_eq!(refused(&tokens), "token-duplicate: sessions[a].files[0x1].token: found a second file under that token");
+    assert_eq!(refused(&tokens), "token-duplicate: sessions[a].files[0x1].token: a second file under that token");
     let handler = |compatible: &str| {
         let content = NewContent::Opaque { compatible: compatible.into(), data: 0 };
         refused(&of(vec![new_session("a", vec![NewFile { token: 0, content }])]))
@@ -136,7 +143,7 @@ fn globals_fill_one_page_at_most() {
         assert_eq!(fault.expected_text(), format!("at most {capacity}, what their page holds"));
     }
     assert_eq!(refused(&globals(vec![flb("a", 0)])), "block-count: flbs[0].count: found 0, expected at least one file");
-    assert_eq!(refused(&globals(vec![flb("a", 1), flb("a", 1)])), "name-duplicate: flbs[1].name: found a second global a");
+    assert_eq!(refused(&globals(vec![flb("a", 1), flb("a", 1)])), "name-duplicate: flbs[1].name: a second global a");
     assert!(refused(&globals(vec![flb(&"a".repeat(48), 1)])).ends_with("expected 1 to 47 bytes without zeros"));
 }
 
@@ -151,11 +158,20 @@ fn memfds_as_linux_takes_them() {
         of(Contents { size: most.size + 1, ..most.clone() }),
         format!("too-large: {at}size: found 17592186040321, expected at most 4294967295 pages")
     );
-    assert_eq!(of(Contents { seals: 0x40, ..most.clone() }), format!("memfd-seals: {at}seals: found 0x40, expected seals of 0x3f"));
-    assert_eq!(of(Contents { pos: 1 << 63, ..most }), format!("too-large: {at}pos: found 9223372036854775808, expected below 2^63"));
+    assert_eq!(
+        of(Contents { seals: 0x40, ..most.clone() }),
+        format!("memfd-seals: {at}seals: found 0x40, expected seals of 0x3f")
+    );
+    assert_eq!(
+        of(Contents { pos: 1 << 63, ..most }),
+        format!("too-large: {at}pos: found 9223372036854775808, expected below 2^63")
+    );
     let with = |folios| of(Contents { size: 0x3002, folios, ..Contents::default() });
     let index = format!("memfd-index: {at}folios");
-    assert_eq!(with(vec![folio(1, 1, b"")]), format!("{index}[0].index: found 0x1, expected a multiple of 0x2, its pages"));
+    assert_eq!(
+        with(vec![folio(1, 1, b"")]),
+        format!("{index}[0].index: found 0x1, expected a multiple of 0x2, its pages")
+    );
     let range = "expected at least 0x2 and below 0x4, the pages of the file";
     assert_eq!(with(vec![folio(0, 1, b""), folio(1, 0, b"")]), format!("{index}[1].index: found 0x1, {range}"));
     assert_eq!(with(vec![folio(0, 1, b""), folio(4, 0, b"")]), format!("{index}[1].index: found 0x4, {range}"));
@@ -179,7 +195,7 @@ fn a_real_memfd_goes_under_one_token() {
     };
     let [memfd, other] = [memfd, other].map(|fd| &*alloc::boxed::Box::leak(alloc::boxed::Box::new(fd)));
     let sessions = of(vec![new_session("a", vec![new(1, memfd)]), new_session("b", vec![new(2, other)])]);
-    let duplicate = "file-duplicate: sessions[b].files[0x2]: found a file that has another token already";
+    let duplicate = "file-duplicate: sessions[b].files[0x2]: a file that has another token already";
     assert_eq!(refused(&sessions), duplicate);
     let incoming = sent(Geometry::K4, &of(vec![new_session("a", vec![new(1, memfd)])]));
     let (found, findings) = planned(incoming, LuoNode);

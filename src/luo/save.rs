@@ -9,7 +9,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{Flb, MADE_OF};
 use crate::abi::luo::{COMPAT, File, Flb as WireFlb, FlbHeader, Head, Session};
-use crate::abi::{memfd as wire, Plain};
+use crate::abi::{Plain, memfd as wire};
 use crate::block::BlockSet;
 use crate::compat::CompatList;
 use crate::handover::{Blob, Home, Preserve, Scope};
@@ -130,8 +130,8 @@ impl Sessions<'_> {
         for session in &self.sessions {
             for file in &session.files {
                 let NewContent::ByPages(pages) = &file.content else { continue };
-                let stat = rustix::fs::fstat(pages.file)
-                    .map_err(|errno| Fault::new(Code::Io).item("fstat").found(errno))?;
+                let stat =
+                    rustix::fs::fstat(pages.file).map_err(|errno| Fault::new(Code::Io).item("fstat").found(errno))?;
                 if !inodes.insert((stat.st_dev, stat.st_ino)) {
                     let path = format!("sessions[{}]", Name::from(session.name.as_slice()));
                     let fault = Fault::new(Code::FileDuplicate).item(format!("files[{:#x}]", file.token));

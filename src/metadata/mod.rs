@@ -44,7 +44,8 @@ impl<M: Home> Preserve<M> for Metadata {
         let mut previous_release = [0; 65];
         let text = self.previous_release.as_bytes();
         if text.len() >= previous_release.len() || text.contains(&0) {
-            let fault = Fault::new(Code::Text).item("previous_release").found(format_args!("{:?}", self.previous_release));
+            let fault =
+                Fault::new(Code::Text).item("previous_release").found(format_args!("{:?}", self.previous_release));
             return Err(fault.expected("at most 64 bytes without zeros"));
         }
         previous_release.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
