@@ -6,8 +6,10 @@
 
 pub(crate) mod cpio;
 pub(crate) mod gdb;
+pub(crate) mod guest;
 pub(crate) mod qemu;
 pub(crate) mod qmp;
+pub(crate) mod scenario;
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
