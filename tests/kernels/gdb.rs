@@ -20,6 +20,8 @@ impl Gdb {
     /// Lets it run until it comes to the address, by a breakpoint in hardware, which changes no memory.
     #[track_caller]
     pub(crate) fn run_to(&mut self, address: u64) {
+        // Away from where it is, which may be that address.
+        assert!(self.ask("s").starts_with("T05"));
         assert_eq!(self.ask(&format!("Z1,{address:x},1")), "OK", "a breakpoint at {address:#x}");
         let stop = self.ask("c");
         assert!(stop.starts_with("T05"), "it stopped for another reason: {stop}");
@@ -36,8 +38,21 @@ impl Gdb {
     fn ask(&mut self, command: &str) -> String {
         let sum = command.bytes().fold(0_u8, u8::wrapping_add);
         self.stream.write_all(format!("${command}#{sum:02x}").as_bytes()).unwrap();
-        assert_eq!(self.byte(), b'+', "{command}");
-        while self.byte() != b'$' {}
+        loop {
+            match self.byte() {
+                b'+' => break,
+                // It says by itself that it stopped for the debugger.
+                b'$' => drop(self.packet()),
+                byte => panic!("{:?} after {command}", char::from(byte)),
+            }
+        }
+        assert_eq!(self.byte(), b'$', "the answer to {command}");
+        self.packet()
+    }
+
+    /// The rest of a packet.
+    #[track_caller]
+    fn packet(&mut self) -> String {
         let mut answer = Vec::new();
         loop {
             match self.byte() {
@@ -47,7 +62,7 @@ impl Gdb {
         }
         let sum = [self.byte(), self.byte()];
         let expected = format!("{:02x}", answer.iter().copied().fold(0_u8, u8::wrapping_add));
-        assert_eq!(expected.as_bytes(), sum, "the checksum of an answer to {command}");
+        assert_eq!(expected.as_bytes(), sum, "the checksum of {answer:?}");
         self.stream.write_all(b"+").unwrap();
         String::from_utf8(answer).unwrap()
     }

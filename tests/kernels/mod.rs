@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub(crate) mod cpio;
+pub(crate) mod frozen;
 pub(crate) mod gdb;
 pub(crate) mod guest;
 pub(crate) mod qemu;

@@ -82,8 +82,17 @@ fn mix(word: u64) -> u64 {
     word ^ word >> 31
 }
 
-/// All of it. A page of records holds 51 sessions or 63 files: there are two pages of the one, three of the other.
-pub(crate) fn sessions() -> Vec<Session> {
+/// What is handed over, by the word `kho_scenario` of the guest's command line.
+pub(crate) fn sessions(scenario: &str) -> Vec<Session> {
+    match scenario {
+        "many" => many_files(),
+        "huge" => Vec::from([Session { name: "huge".into(), files: huge() }]),
+        _ => Vec::new(),
+    }
+}
+
+/// A page of records holds 51 sessions or 63 files: there are two pages of the one, three of the other.
+fn many_files() -> Vec<Session> {
     let mut sessions = Vec::from([
         Session { name: "many".into(), files: (0..140).map(many).collect() },
         Session { name: "sizes".into(), files: sizes() },
@@ -119,6 +128,17 @@ fn sizes() -> Vec<Memfd> {
         Memfd::new(11, 10 * PAGE + 5).written(Vec::from([9 * PAGE + 7..10 * PAGE + 5])),
         Memfd::new(12, 10 * PAGE).written(Vec::from([0..PAGE / 2])),
         Memfd::new(13, 3 * MIB).written([0..1, 3 * MIB - 1..3 * MIB]).at(PAGE),
+    ])
+}
+
+/// With huge pages, even one byte has one.
+fn huge() -> Vec<Memfd> {
+    Vec::from([
+        Memfd::new(1, 8 * MIB),
+        Memfd::new(2, 5 * MIB + 123).at(4 * MIB).sealed(SEAL | SHRINK | GROW | WRITE),
+        Memfd::new(3, 1),
+        Memfd::new(4, 6 * MIB).written([2 * MIB + 5..2 * MIB + 6]),
+        Memfd::new(5, 0),
     ])
 }
 

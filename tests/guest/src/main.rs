@@ -44,7 +44,7 @@ fn run(boot: u32) -> Fails {
             Ok(())
         })?;
     } else {
-        held = sessions::take(boot)?;
+        held = sessions::take(boot, boot == last)?;
     }
     if boot == last {
         return Ok(());

@@ -1,11 +1,13 @@
 use crate::Fails;
-use crate::shim::*;
 use crate::scenario;
+use crate::shim::*;
 use crate::system::say;
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
 
-fn show<T>(name: &str, r: std::io::Result<T>) { say(&format!("probe: {name}: {:?}", r.map(|_| ()))) }
+fn show<T>(name: &str, r: std::io::Result<T>) {
+    say(&format!("probe: {name}: {:?}", r.map(|_| ())))
+}
 
 pub(crate) fn before() -> Fails {
     let d = Device::open()?;
@@ -34,7 +36,9 @@ pub(crate) fn before() -> Fails {
     show("dir", s.preserve(File::open("/dev")?, 106));
     let huge = memfd_create("h", MemfdFlags::HUGETLB);
     show("hugetlb memfd", huge.as_ref().map_err(|e| (*e).into()));
-    if let Ok(h) = huge { show("hugetlb", s.preserve(h, 107)); }
+    if let Ok(h) = huge {
+        show("hugetlb", s.preserve(h, 107));
+    }
     show("retrieve fd on outgoing", s.retrieve(1));
     show("finish outgoing", s.finish());
     let w = memfd_create("ro", MemfdFlags::ALLOW_SEALING)?;

@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_
 
 use crate::scenario::{self, EXEC, Memfd};
 use crate::shim::{Device, Session};
-use crate::system::say;
+use crate::system::{option, say};
 use crate::{Fails, step};
 
 /// A session that is to survive: the descriptor keeps it.
@@ -19,16 +19,20 @@ pub(crate) struct Held {
 
 /// Makes all sessions.
 pub(crate) fn make() -> Fails<Vec<Held>> {
+    let scenario = option("kho_scenario").unwrap_or_default();
     let device = Device::open()?;
     let mut held = Vec::new();
-    for wanted in scenario::sessions() {
+    for wanted in scenario::sessions(&scenario) {
         let session = device.create(&wanted.name)?;
         if session.name()? != wanted.name {
             return Err(format!("{:?} is called {:?}", wanted.name, session.name()?).into());
         }
         for memfd in &wanted.files {
-            let file = create(&wanted.name, memfd).map_err(|error| format!("create {} {memfd:x?}: {error}", wanted.name))?;
-            session.preserve(file, memfd.token).map_err(|error| format!("preserve {} {memfd:x?}: {error}", wanted.name))?;
+            let file =
+                create(&wanted.name, memfd).map_err(|error| format!("create {} {memfd:x?}: {error}", wanted.name))?;
+            session
+                .preserve(file, memfd.token)
+                .map_err(|error| format!("preserve {} {memfd:x?}: {error}", wanted.name))?;
         }
         held.push(Held { _session: session });
     }
@@ -50,15 +54,18 @@ pub(crate) fn create(session: &str, wanted: &Memfd) -> Fails<File> {
 }
 
 /// Takes all sessions, and makes them again.
-pub(crate) fn take(boot: u32) -> Fails<Vec<Held>> {
+pub(crate) fn take(boot: u32, last: bool) -> Fails<Vec<Held>> {
+    let scenario = option("kho_scenario").unwrap_or_default();
     let device = Device::open()?;
     let mut again = Vec::new();
-    for wanted in scenario::sessions() {
+    for wanted in scenario::sessions(&scenario) {
         let session = device.retrieve(&wanted.name).map_err(|error| format!("retrieve {:?}: {error}", wanted.name))?;
         let mut files = Vec::new();
         // Not in the order in which they were preserved.
         for memfd in wanted.files.iter().rev() {
-            let file = session.retrieve(memfd.token).map_err(|error| format!("{} {:#x}: {error}", wanted.name, memfd.token))?;
+            let file = session
+                .retrieve(memfd.token)
+                .map_err(|error| format!("{} {:#x}: {error}", wanted.name, memfd.token))?;
             files.push((memfd.token, same(&wanted.name, memfd, file)?));
         }
         session.finish().map_err(|error| format!("finish {:?}: {error}", wanted.name))?;
@@ -68,6 +75,9 @@ pub(crate) fn take(boot: u32) -> Fails<Vec<Held>> {
     }
     say(&format!("guest: ok take {boot}"));
     let mut held = Vec::new();
+    if last {
+        return Ok(held);
+    }
     step(&format!("again {boot}"), || {
         for (name, files) in &again {
             let session = device.create(name)?;

@@ -16,9 +16,13 @@ use crate::cpio::Cpio;
 
 /// As far as the kernel does not mount it by itself.
 pub(crate) fn mounts() -> Fails {
-    for (kind, path) in
-        [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys"), ("debugfs", "/sys/kernel/debug"), ("tmpfs", "/tmp")]
-    {
+    for (kind, path) in [
+        ("devtmpfs", "/dev"),
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("debugfs", "/sys/kernel/debug"),
+        ("tmpfs", "/tmp"),
+    ] {
         fs::create_dir_all(path)?;
         mount(kind, path, kind, MountFlags::empty(), None).map_err(|error| format!("mount {path}: {error}"))?;
     }
