@@ -1,6 +1,8 @@
 //! Real kernels, in QEMU: what Linux hands over is read by this library, and what this library writes is restored by
 //! Linux. See `kernels/mod.rs` for what that needs.
 
+#[path = "kernels/arm64.rs"]
+mod arm64;
 mod kernels;
 
 use kernels::frozen::{self, Frozen};
