@@ -36,6 +36,7 @@ pub const LAYOUTS: &[&Layout] = &[
     files::Record::LAYOUT,
     kexec_metadata::KexecMetadata::LAYOUT,
     kho::Scratch::LAYOUT,
+    kho::SetupHeader::LAYOUT,
     kho::SetupData::LAYOUT,
     liveupdate::SessionByName::LAYOUT,
     liveupdate::SessionFile::LAYOUT,
@@ -52,5 +53,4 @@ pub const LAYOUTS: &[&Layout] = &[
     vmalloc::Descriptor::LAYOUT,
     vmalloc::ChunkHeader::LAYOUT,
     x86_boot::E820Entry::LAYOUT,
-    x86_boot::SetupDataHeader::LAYOUT,
 ];

@@ -1,5 +1,5 @@
 //! How a boot loader starts a 64-bit x86 kernel: the setup header of a bzImage, the page of boot parameters (the "zero
-//! page"), the memory map in it, and the chain of `setup_data`.
+//! page"), and the memory map in it.
 //!
 //! Source: the boot protocol of Linux, version 2.15, as documented for boot loaders. Offsets are from the start of the
 //! bzImage, and the same from the start of the page of boot parameters.
@@ -64,7 +64,7 @@ pub const XLOADFLAGS: usize = 0x236;
 pub const XLF_KERNEL_64: u16 = 1;
 /// u32: longest command line, the zero not counted.
 pub const CMDLINE_SIZE: usize = 0x238;
-/// u64: address of the first [`SetupDataHeader`]; 0 is none.
+/// u64: address of the first entry of setup data, a [`SetupHeader`](super::kho::SetupHeader); 0 is none.
 pub const SETUP_DATA: usize = 0x250;
 /// u64: where the kernel would like to be.
 pub const PREF_ADDRESS: usize = 0x258;
@@ -97,15 +97,5 @@ wire! {
         8 size: U64,
         /// What it is.
         16 kind: U32,
-    }
-
-    /// Start of one entry of the chain of `setup_data`; its payload follows.
-    pub struct SetupDataHeader: 16 align 8 of None => {
-        /// Physical address of the next entry; 0 is none.
-        0 next: U64,
-        /// What the payload is: [`SETUP_DATA_TYPE`](super::kho::SETUP_DATA_TYPE) for a handover.
-        8 kind: U32,
-        /// Bytes of the payload.
-        12 len: U32,
     }
 }

@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 
 use zerocopy::IntoBytes as _;
 
-use super::{Boot, MemoryMap, Passing};
-use crate::abi::kho::{SETUP_DATA_TYPE, Scratch, SetupData};
+use super::{Boot, MemoryMap};
 use crate::abi::x86_boot as abi;
+use crate::linux::{self, scratch_array};
 use crate::mem::{PhysAddr, PhysRange};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
@@ -19,9 +19,6 @@ const PARAMS: u64 = PAGE;
 const DATA: u64 = 2 * PAGE;
 const SCRATCH: u64 = 3 * PAGE;
 const COMMAND_LINE: u64 = 4 * PAGE;
-
-/// Scratch areas that fit their page. Linux has one for each NUMA node and two more.
-const MAX_SCRATCH: usize = 256;
 
 /// Where the parts of the next kernel are.
 pub(super) struct Placed {
@@ -44,8 +41,15 @@ pub(super) fn pages(boot: &Boot<'_>, placed: &Placed) -> Result<Vec<u8>, Fault> 
     let mut params = params(boot, placed, at(COMMAND_LINE))?;
     if let Some(passing) = boot.handover {
         put(&mut params, abi::SETUP_DATA, &at(DATA).to_le_bytes());
-        put(&mut pages, usize_of(DATA), &setup_data(passing, at(SCRATCH)));
-        put(&mut pages, usize_of(SCRATCH), &scratch(passing)?);
+        let scratch = scratch_array(&passing.scratch);
+        if u64_of(scratch.len()) > PAGE {
+            let fault = Fault::new(Code::TooLarge).item("scratch").found(format_args!("{} bytes", scratch.len()));
+            return Err(fault.expected("an array of at most a page"));
+        }
+        let array = PhysRange::new(PhysAddr::new(at(SCRATCH)), u64_of(scratch.len())).unwrap_or(passing.root);
+        let told = linux::Boot { fdt: passing.root, scratch: array };
+        put(&mut pages, usize_of(DATA), &told.setup_data(PhysAddr::new(0)));
+        put(&mut pages, usize_of(SCRATCH), &scratch);
     }
     put(&mut pages, usize_of(PARAMS), &params);
     put(&mut pages, usize_of(COMMAND_LINE), boot.command_line);
@@ -57,29 +61,6 @@ fn put(to: &mut [u8], offset: usize, bytes: &[u8]) {
     if let Some(to) = to.get_mut(offset..).and_then(|to| to.get_mut(..bytes.len())) {
         to.copy_from_slice(bytes);
     }
-}
-
-fn setup_data(passing: &Passing, scratch: u64) -> Vec<u8> {
-    let data = SetupData {
-        fdt_addr: passing.root.start().get().into(),
-        fdt_size: passing.root.size().into(),
-        scratch_addr: scratch.into(),
-        scratch_size: u64_of(passing.scratch.len().saturating_mul(size_of::<Scratch>())).into(),
-    };
-    let len = u32::try_from(size_of::<SetupData>()).unwrap_or(0);
-    let header = abi::SetupDataHeader { next: 0.into(), kind: SETUP_DATA_TYPE.into(), len: len.into() };
-    [header.as_bytes(), data.as_bytes()].concat()
-}
-
-fn scratch(passing: &Passing) -> Result<Vec<u8>, Fault> {
-    if passing.scratch.len() > MAX_SCRATCH {
-        let fault = Fault::new(Code::TooLarge).item("scratch").found(format_args!("{} areas", passing.scratch.len()));
-        return Err(fault.expected(format_args!("at most {MAX_SCRATCH}")));
-    }
-    let areas = passing.scratch.iter();
-    let areas: Vec<Scratch> =
-        areas.map(|area| Scratch { addr: area.start().get().into(), size: area.size().into() }).collect();
-    Ok(areas.as_bytes().to_vec())
 }
 
 fn params(boot: &Boot<'_>, placed: &Placed, command_line: u64) -> Result<Vec<u8>, Fault> {

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::abi::kho::PRESERVED_MEMORY_MAP;
 use crate::fdt::Fdt;
 use crate::handover::read_root;
+use crate::linux::check_scratch;
 use crate::mem::{Memory, PageRange, PhysAddr, PhysRange};
 use crate::num::{u64_of, usize_of};
 use crate::radix::Tree;
@@ -31,8 +32,8 @@ impl Passing {
     /// wrong in it is not looked for here.
     ///
     /// # Errors
-    /// As the reader of the root and [`Tree::load`]; [`Code::OwnedTwice`] when a scratch area overlaps what is
-    /// preserved, [`Code::Unaligned`] when one is not of whole pages, [`Code::PropertyMissing`] when there is none.
+    /// As the reader of the root and [`Tree::load`], and [`check_scratch`]; [`Code::OwnedTwice`] when a scratch area
+    /// overlaps what is preserved.
     pub fn new(memory: &dyn Memory, root: PhysAddr, scratch: &[PhysRange]) -> Result<Passing, Fault> {
         let geometry = memory.geometry();
         let bytes = read_root(memory, root)?;
@@ -44,16 +45,11 @@ impl Passing {
         let nodes = loaded.nodes.iter().filter_map(|page| PageRange::new(crate::mem::Pfn::new(page)?, 1));
         let mut ranges: Vec<PhysRange> = loaded.tree.ranges().chain(nodes).map(|pages| pages.bytes(geometry)).collect();
         ranges.sort_unstable();
-        if scratch.is_empty() {
-            return Err(Fault::new(Code::PropertyMissing).item("scratch").found("none").expected("at least one area"));
-        }
+        check_scratch(geometry, scratch)?;
         for area in scratch {
-            let fault = |code| Fault::new(code).address(area.start().get()).item("scratch").found(area);
-            if (area.start().get() | area.size()) & geometry.page_size().wrapping_sub(1) != 0 {
-                return Err(fault(Code::Unaligned).expected("whole pages"));
-            }
             if let Some(other) = ranges.iter().find(|range| range.start() < area.end() && area.start() < range.end()) {
-                return Err(fault(Code::OwnedTwice).expected(format_args!("nothing preserved there, as is {other}")));
+                let fault = Fault::new(Code::OwnedTwice).address(area.start().get()).item("scratch").found(area);
+                return Err(fault.expected(format_args!("nothing preserved there, as is {other}")));
             }
         }
         let segments = joined(&ranges, MAX_SEGMENTS).into_iter().map(|range| read(memory, range, &ranges));

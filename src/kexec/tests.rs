@@ -208,7 +208,7 @@ mod handed_over {
         assert_eq!((fault.code(), fault.at().address), (Code::OwnedTwice, Some(0x500_0000)), "{fault}");
         let fault = Passing::new(&ram, root, &[range(0x200_0000, 0x800)]).unwrap_err();
         assert_eq!((fault.code(), fault.found_text()), (Code::Unaligned, "0x2000000..0x2000800"));
-        assert_eq!(Passing::new(&ram, root, &[]).unwrap_err().code(), Code::PropertyMissing);
+        assert_eq!(Passing::new(&ram, root, &[]).unwrap_err().code(), Code::Refused);
     }
 
     #[test]
