@@ -125,7 +125,7 @@ fn author(scenario: &str) -> Authored {
         count: bytes.len() as u64,
     });
     outgoing.preserve("LUO", &Sessions { number: 1, sessions: new, flbs: flbs.collect() }).unwrap();
-    let mut tested: Vec<Vec<u8>> = [1, 4096, 30_000, 100_000].map(|len| noise(len)).into();
+    let mut tested: Vec<Vec<u8>> = [1, 4096, 30_000, 100_000].map(noise).into();
     tested.push(Vec::new());
     let orders = [0, 0, 3, 5, 2].map(|order| Order::new(order).unwrap());
     let folios = orders.into_iter().zip(tested.iter().map(Vec::as_slice)).collect();
