@@ -14,7 +14,6 @@ mod shim;
 mod system;
 
 use std::error::Error;
-use std::io::Read as _;
 
 use system::say;
 
@@ -52,7 +51,7 @@ fn run(boot: u32) -> Fails {
     step(&format!("load {boot}"), || system::load_next(boot + 1))?;
     if boot == 0 && system::option("kho_wait").is_some() {
         say(&format!("guest: machine_kexec {:x}", system::symbol("machine_kexec")?));
-        std::io::stdin().read_exact(&mut [0])?;
+        system::wait_for_a_byte()?;
     }
     let left = system::kexec();
     drop(held);
