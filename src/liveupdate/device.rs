@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::refused::{Operation, Refused};
+use super::refused::{Cause, Operation, Refused};
 use super::session::{NewSession, RetrievedSession};
 use super::sys;
 use crate::abi::liveupdate::{CREATE_SESSION, RETRIEVE_SESSION, SessionByName};
@@ -24,8 +24,8 @@ impl Device {
     /// Opens [`DEVICE`]. The first open after a kexec is when the kernel reads what its predecessor left.
     ///
     /// # Errors
-    /// [`Cause::NoLiveUpdate`](super::Cause::NoLiveUpdate), [`Cause::OpenElsewhere`](super::Cause::OpenElsewhere),
-    /// [`Cause::Forbidden`](super::Cause::Forbidden), [`Cause::IncomingBroken`](super::Cause::IncomingBroken).
+    /// [`Cause::NoLiveUpdate`], [`Cause::OpenElsewhere`],
+    /// [`Cause::Forbidden`], [`Cause::IncomingBroken`].
     pub fn open() -> Result<Device, Refused> {
         Device::open_at(DEVICE)
     }
@@ -45,8 +45,8 @@ impl Device {
     /// Makes a session for the next kernel. It is empty, and lives as long as it is held.
     ///
     /// # Errors
-    /// [`Cause::BadName`](super::Cause::BadName) unless the name is 1 to 63 bytes without a zero (the kernel is not asked
-    /// then), [`Cause::NameTaken`](super::Cause::NameTaken).
+    /// [`Cause::BadName`] unless the name is 1 to 63 bytes without a zero (the kernel is not asked
+    /// then), [`Cause::NameTaken`].
     pub fn create(&self, name: impl AsRef<[u8]>) -> Result<NewSession, Refused> {
         let (name, fd) = self.session(Operation::Create, CREATE_SESSION, name.as_ref())?;
         Ok(NewSession::made(fd, name))
@@ -55,8 +55,8 @@ impl Device {
     /// Takes a session that the previous kernel left. It can be taken once.
     ///
     /// # Errors
-    /// [`Cause::NoSuchSession`](super::Cause::NoSuchSession),
-    /// [`Cause::AlreadyRetrieved`](super::Cause::AlreadyRetrieved), [`Cause::BadName`](super::Cause::BadName).
+    /// [`Cause::NoSuchSession`],
+    /// [`Cause::AlreadyRetrieved`], [`Cause::BadName`].
     pub fn retrieve(&self, name: impl AsRef<[u8]>) -> Result<RetrievedSession, Refused> {
         let (name, fd) = self.session(Operation::Retrieve, RETRIEVE_SESSION, name.as_ref())?;
         Ok(RetrievedSession::made(fd, name))
@@ -65,7 +65,7 @@ impl Device {
     fn session(&self, operation: Operation, number: u8, name: &[u8]) -> Result<(Name, OwnedFd), Refused> {
         let refused = |errno| Refused::new(operation, errno).session(&Name::from(name));
         // A zero in the middle would name another session.
-        let argument = by_name(name).ok_or_else(|| refused(Errno::INVAL).bad_name())?;
+        let argument = by_name(name).ok_or_else(|| refused(Errno::INVAL).because(Cause::BadName))?;
         let fd = sys::ask_for_fd(self.0.as_fd(), number, argument).map_err(refused)?;
         Ok((Name::from(name), fd))
     }

@@ -40,8 +40,9 @@
 //!   those that an exec must not close.
 //! - **Nothing carries over** to the kexec after the next: what came must be preserved again, and can be once its session
 //!   is finished. Names of new and of retrieved sessions do not collide.
-//! - Of a memfd come back: bytes, size, position, seals. Its name does not, and its mode is 0777 whatever it was.
-//!   While it is preserved its bytes may be written, and it cannot grow.
+//! - Of a memfd come back: bytes, size, position, seals. Its name does not; its mode is 0777 and it is open for reading
+//!   and writing, whatever it was. While it is preserved its bytes may be written, and its size is fixed.
+//! - Preserving **fills holes** with memory; where there is not enough, the kernel kills for it.
 
 mod device;
 mod preflight;

@@ -87,7 +87,7 @@ pub struct Summary {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Preflight {
-    /// What Linux would refuse (errors), change or pay for (warnings). The node is `token 0x..`.
+    /// What Linux would refuse (errors), change or pay for (warnings). The node is `token 0x..`, or `session`.
     pub findings: Findings,
     /// The files, as they were given. Those that could not be looked at are missing.
     pub files: Vec<FileFacts>,
@@ -107,6 +107,7 @@ pub struct Preflight {
 /// | [`Code::MemfdSeals`] | error | seals beyond [`SEALS`] |
 /// | [`Code::TooLarge`] | error | more than 2^32-1 pages |
 /// | [`Code::ListLong`] | error | more files than a session takes |
+/// | [`Code::MemoryShort`] | error | less memory is available than that takes: the kernel would kill processes for it |
 /// | [`Code::Io`] | error | the file could not be looked at |
 /// | [`Code::HolesFilled`] | warning | holes, which are filled with memory; the offset is that of the first |
 /// | [`Code::MemfdMode`] | warning | the mode comes back as 0777 |
@@ -159,12 +160,18 @@ pub fn preflight(files: &[(u64, impl AsFd)]) -> Preflight {
         }
         told.files.push(facts);
     }
-    let blocks = told.summary.files.div_ceil(geometry.block_capacity(u64_of(size_of::<FileRecord>())).max(1));
-    if blocks > MAX_BLOCKS {
-        let fault = Fault::new(Code::ListLong).item("files").found(told.summary.files);
-        told.findings.add("session", fault.expected(format_args!("what fits {MAX_BLOCKS} pages of records")));
+    let blocks = told.summary.files.div_ceil(records_per_page(geometry));
+    if let Some(fault) = too_many(told.summary.files, geometry) {
+        told.findings.add("session", fault);
     }
     told.summary.metadata_pages = told.summary.metadata_pages.saturating_add(blocks);
+    let metadata = told.summary.metadata_pages.saturating_mul(geometry.page_size());
+    let needed = told.summary.filled.saturating_add(metadata);
+    if let Some(available) = available().filter(|&available| needed > available) {
+        let fault = Fault::new(Code::MemoryShort).item("memory").found(format_args!("{available} bytes available"));
+        told.findings
+            .add("session", fault.expected(format_args!("{needed} bytes to fill holes and describe the files")));
+    }
     told
 }
 
@@ -186,6 +193,23 @@ impl Summary {
 
 fn system(what: &'static str) -> impl Fn(Errno) -> Fault {
     move |errno| Fault::new(Code::Io).item(what).found(errno)
+}
+
+fn records_per_page(geometry: Geometry) -> u64 {
+    geometry.block_capacity(u64_of(size_of::<FileRecord>())).max(1)
+}
+
+pub(super) fn too_many(files: u64, geometry: Geometry) -> Option<Fault> {
+    let most = MAX_BLOCKS.saturating_mul(records_per_page(geometry));
+    (files > most)
+        .then(|| Fault::new(Code::ListLong).item("files").found(files).expected(format_args!("at most {most}")))
+}
+
+/// Bytes of memory that may be had without killing for it, as the kernel estimates.
+fn available() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// What the file is.
@@ -226,7 +250,7 @@ fn look(token: u64, file: BorrowedFd<'_>, geometry: Geometry) -> Result<(Stat, F
 const EXPECTED: &str = "a memfd, or another shmem file without a name";
 
 /// What Linux would refuse, change or pay for.
-fn judge(facts: &FileFacts, file: BorrowedFd<'_>, geometry: Geometry) -> Vec<Fault> {
+pub(super) fn judge(facts: &FileFacts, file: BorrowedFd<'_>, geometry: Geometry) -> Vec<Fault> {
     let kind = match facts.kind {
         FileKind::Memfd => None,
         FileKind::NamedShmem => Some("a shmem file with a name"),

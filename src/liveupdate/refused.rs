@@ -18,8 +18,8 @@ pub enum Operation {
     Create,
     /// Taking a session of the previous kernel.
     Retrieve,
-    /// Asking a session for its name.
-    Name,
+    /// Looking at a descriptor that was given: its name and its kind.
+    Given,
     /// Preserving a file in a new session.
     Preserve,
     /// Taking a file out of a retrieved session.
@@ -82,7 +82,7 @@ causes! {
     TokenTaken = "token-taken", "a file of this session has that token", "tokens are unique in a session";
     FileTaken = "file-taken", "this file is preserved already, in this session or another, or came with a session that is not finished",
         "a file is preserved once, under one token; finish the session that it came with before it is preserved again";
-    NotPreservable = "not-preservable", "no handler of this kernel preserves such a file",
+    NotPreservable = "not-preservable", "this kernel preserves no such file",
         "Linux 7.2 and 7.3 preserve memfds and other unlinked shmem, not hugetlb; preflight says what this file is";
     Seals = "seals", "the file has seals that Linux does not preserve",
         "it knows F_SEAL_SEAL, SHRINK, GROW, WRITE, FUTURE_WRITE and EXEC";
@@ -95,10 +95,10 @@ causes! {
     NotFinished = "not-finished", "a file of the session cannot be finished yet",
         "retrieve what is not retrieved; devices may have to be put to use before";
     NewerThanKernel = "newer-than-kernel", "the request has fields that this kernel does not know", "";
-    NotHere = "not-here", "a request that this kind of session does not take",
-        "files are preserved in new sessions, and retrieved from retrieved ones";
+    OtherKind = "other-kind", "a session of the other kind",
+        "new sessions take files, retrieved ones give them back";
     NoMemory = "no-memory", "the kernel has not enough memory",
-        "preserving fills the holes of a memfd; what is preserved must not lie in scratch";
+        "preserving fills the holes of a memfd, and copies nothing";
     Interrupted = "interrupted", "a signal came in between", "ask again";
     Unknown = "unknown", "nothing that is known to mean more than that", "the kernel's log may say why";
 }
@@ -136,9 +136,9 @@ impl Refused {
         self
     }
 
-    /// The name was not fit to ask with.
-    pub(super) fn bad_name(mut self) -> Self {
-        self.cause = Cause::BadName;
+    /// What is known better than the errno says.
+    pub(super) fn because(mut self, cause: Cause) -> Self {
+        self.cause = cause;
         self
     }
 
@@ -185,7 +185,7 @@ impl fmt::Display for Refused {
             Operation::Open => "open",
             Operation::Create => "create",
             Operation::Retrieve | Operation::RetrieveFile => "retrieve",
-            Operation::Name => "name of a session",
+            Operation::Given => "descriptor",
             Operation::Preserve => "preserve",
             Operation::Finish => "finish",
         })?;
@@ -193,7 +193,7 @@ impl fmt::Display for Refused {
             write!(f, " token {token:#x} of")?;
         }
         if let Some(session) = &self.session {
-            write!(f, " session {session}")?;
+            write!(f, "{} session {session}", if self.operation == Operation::Given { " of" } else { "" })?;
         }
         write!(f, ": {} ({})", self.cause.about(), ErrnoName(self.errno))
     }
@@ -222,7 +222,8 @@ impl serde::Serialize for Refused {
     }
 }
 
-/// What an errno means for an operation. Checked on Linux 7.2.13 (`tests/kernels/refusals.rs`) where it can be provoked.
+/// What an errno means for an operation: as Linux 7.2.13 answers, where it can be made to (`tests/kernels/refusals.rs`).
+/// It knows no seals beyond those that it preserves, so `EOPNOTSUPP` was not seen.
 pub(super) fn meaning(operation: Operation, errno: Errno) -> Cause {
     use Operation as Op;
     match (operation, errno) {
@@ -233,7 +234,7 @@ pub(super) fn meaning(operation: Operation, errno: Errno) -> Cause {
         (Op::Open, Errno::ACCESS | Errno::PERM) => Cause::Forbidden,
         (Op::Open, Errno::IO) => Cause::IncomingBroken,
         (Op::Open, _) => Cause::Unknown,
-        (_, Errno::NOTTY) => Cause::WrongKind,
+        (_, Errno::NOTTY) | (Op::Given, Errno::INVAL) => Cause::WrongKind,
         (_, Errno::TOOBIG) => Cause::NewerThanKernel,
         (Op::Create, Errno::EXIST) => Cause::NameTaken,
         (Op::Create, Errno::INVAL) => Cause::BadName,
@@ -248,7 +249,6 @@ pub(super) fn meaning(operation: Operation, errno: Errno) -> Cause {
         (Op::Preserve, Errno::BADF) => Cause::BadDescriptor,
         (Op::RetrieveFile, Errno::NOENT) => Cause::NoSuchToken,
         (Op::Finish, Errno::BUSY) => Cause::NotFinished,
-        (Op::Preserve | Op::RetrieveFile | Op::Finish, Errno::INVAL) => Cause::NotHere,
         (Op::RetrieveFile, _) => Cause::RetrieveFailed,
         _ => Cause::Unknown,
     }

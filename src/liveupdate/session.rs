@@ -3,7 +3,9 @@
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use super::refused::{Operation, Refused};
+use super::refused::{Cause, Operation, Refused};
+use rustix::io::Errno;
+
 use super::sys;
 use crate::abi::liveupdate::{FINISH, GET_NAME, PRESERVE_FD, RETRIEVE_FD, SessionByName, SessionFile, SessionFinish};
 use crate::abi::luo::SESSION_NAME;
@@ -26,15 +28,13 @@ impl NewSession {
         NewSession { fd, name }
     }
 
-    /// A session whose descriptor this process was given, by a service manager say. The kernel is asked for its name,
-    /// which only a session has.
-    ///
-    /// That it is a *new* one is known to who gave it: the kernel does not tell before something is preserved.
+    /// A session whose descriptor this process was given, by a service manager say. The kernel is asked whether it is
+    /// one, for its name, and whether it is new.
     ///
     /// # Errors
-    /// The descriptor, and [`Cause::WrongKind`](super::Cause::WrongKind) when it is no session.
+    /// The descriptor, and [`Cause::WrongKind`] when it is no session, [`Cause::OtherKind`] when it was retrieved.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, (OwnedFd, Refused)> {
-        match name(fd.as_fd()) {
+        match given(fd.as_fd(), Kind::New) {
             Ok(name) => Ok(NewSession { fd, name }),
             Err(refused) => Err((fd, refused)),
         }
@@ -51,8 +51,8 @@ impl NewSession {
     /// Holes of a memfd are filled with memory now. What was preserved before stays so when this fails.
     ///
     /// # Errors
-    /// [`Cause::TokenTaken`](super::Cause::TokenTaken), [`Cause::FileTaken`](super::Cause::FileTaken),
-    /// [`Cause::NotPreservable`](super::Cause::NotPreservable), [`Cause::TooLarge`](super::Cause::TooLarge) and others:
+    /// [`Cause::TokenTaken`], [`Cause::FileTaken`],
+    /// [`Cause::NotPreservable`], [`Cause::TooLarge`] and others:
     /// [`preflight()`](super::preflight()) tells most of them before.
     pub fn preserve(&self, token: u64, file: impl AsFd) -> Result<(), Refused> {
         let mut argument = by_token(token, file.as_fd().as_raw_fd());
@@ -86,9 +86,9 @@ impl RetrievedSession {
     /// A session whose descriptor this process was given. As [`NewSession::from_fd`].
     ///
     /// # Errors
-    /// As [`NewSession::from_fd`].
+    /// The descriptor, and [`Cause::WrongKind`] when it is no session, [`Cause::OtherKind`] when it is a new one.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, (OwnedFd, Refused)> {
-        match name(fd.as_fd()) {
+        match given(fd.as_fd(), Kind::Retrieved) {
             Ok(name) => Ok(RetrievedSession::made(fd, name)),
             Err(refused) => Err((fd, refused)),
         }
@@ -103,7 +103,7 @@ impl RetrievedSession {
     /// The file of a token. Asked again, the kernel gives the same open file again.
     ///
     /// # Errors
-    /// [`Cause::NoSuchToken`](super::Cause::NoSuchToken); anything else is final for this token: the kernel does not try
+    /// [`Cause::NoSuchToken`]; anything else is final for this token: the kernel does not try
     /// a second time.
     pub fn retrieve(&self, token: u64) -> Result<OwnedFd, Refused> {
         sys::ask_for_fd(self.as_fd(), RETRIEVE_FD, by_token(token, -1))
@@ -113,7 +113,7 @@ impl RetrievedSession {
     /// Ends the session. Memfds that were not retrieved are freed; those that were belong to who holds them.
     ///
     /// # Errors
-    /// The session, as it was, and [`Cause::NotFinished`](super::Cause::NotFinished) when a file is not ready for it.
+    /// The session, as it was, and [`Cause::NotFinished`] when a file is not ready for it.
     pub fn finish(self) -> Result<(), (Self, Refused)> {
         let mut argument = SessionFinish { size: 0.into(), reserved: 0.into() };
         match sys::ask(self.as_fd(), FINISH, &mut argument) {
@@ -134,11 +134,28 @@ pub(super) fn by_token(token: u64, fd: i32) -> SessionFile {
     SessionFile { size: 0.into(), fd: fd.into(), token: token.into() }
 }
 
-/// The name of a session, as the kernel knows it.
-fn name(fd: BorrowedFd<'_>) -> Result<Name, Refused> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    New,
+    Retrieved,
+}
+
+/// The name of a session that was given, if it is one, and not of the other kind.
+fn given(fd: BorrowedFd<'_>, expected: Kind) -> Result<Name, Refused> {
     let mut argument = SessionByName { size: 0.into(), fd: 0.into(), name: [0; SESSION_NAME] };
-    sys::ask(fd, GET_NAME, &mut argument).map_err(|errno| Refused::new(Operation::Name, errno))?;
-    Ok(Name::from(terminated(&argument.name).unwrap_or(&argument.name)))
+    sys::ask(fd, GET_NAME, &mut argument).map_err(|errno| Refused::new(Operation::Given, errno))?;
+    let name = Name::from(terminated(&argument.name).unwrap_or(&argument.name));
+    // Preserving no file changes nothing, and the kinds answer differently: retrieved ones do not take the request.
+    let kind = match sys::ask(fd, PRESERVE_FD, &mut by_token(0, -1)) {
+        Err(Errno::INVAL) => Kind::Retrieved,
+        Err(Errno::BADF | Errno::EXIST) => Kind::New,
+        // Nothing that is known: who gave it must know.
+        _ => expected,
+    };
+    if kind != expected {
+        return Err(Refused::new(Operation::Given, Errno::INVAL).session(&name).because(Cause::OtherKind));
+    }
+    Ok(name)
 }
 
 impl AsFd for NewSession {

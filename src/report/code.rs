@@ -164,6 +164,7 @@ codes! {
 
     // Live update: what Linux does to a file that it preserves.
     HolesFilled = "holes-filled", Unsupported, Warning, "holes that Linux fills with memory when it preserves the file";
+    MemoryShort = "memory-short", Access, Error, "less memory is available than filling the holes takes: the kernel would kill for it";
     MemfdMode = "memfd-mode", Unsupported, Warning, "permissions of a memfd that do not come back: it has 0777 then";
     MemfdUnwritable = "memfd-unwritable", Unsupported, Warning, "a memfd that comes back sealed against writing, because it is sealed against execution";
 }
