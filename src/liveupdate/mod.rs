@@ -55,4 +55,4 @@ mod tests;
 pub use device::{DEVICE, Device};
 pub use preflight::{FileFacts, FileKind, Preflight, Summary, preflight};
 pub use refused::{Cause, Operation, Refused};
-pub use session::{NewSession, RetrievedSession};
+pub use session::{NewSession, RetrievedSession, inherited};

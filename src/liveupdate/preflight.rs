@@ -48,6 +48,8 @@ pub enum FileKind {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct FileFacts {
+    /// Which of the files that were given, from 0.
+    pub number: usize,
     /// Its token.
     pub token: u64,
     /// What it is.
@@ -131,14 +133,14 @@ pub fn preflight(files: &[(u64, impl AsFd)]) -> Preflight {
     let mut told = Preflight::default();
     let mut tokens = BTreeSet::new();
     let mut inodes: BTreeMap<(u64, u64), u64> = BTreeMap::new();
-    for (token, file) in files {
+    for (number, (token, file)) in files.iter().enumerate() {
         let (token, file) = (*token, file.as_fd());
         let node = format!("token {token:#x}");
         let mut add = |fault| told.findings.add(&node, fault);
         if !tokens.insert(token) {
             add(Fault::new(Code::TokenDuplicate).found("another file has this token"));
         }
-        let facts = match look(token, file, geometry) {
+        let facts = match look(number, token, file, geometry) {
             Ok((stat, facts)) => {
                 if let Some(first) = inodes.insert((stat.st_dev, stat.st_ino), token) {
                     if first != token {
@@ -213,7 +215,7 @@ fn available() -> Option<u64> {
 }
 
 /// What the file is.
-fn look(token: u64, file: BorrowedFd<'_>, geometry: Geometry) -> Result<(Stat, FileFacts), Fault> {
+fn look(number: usize, token: u64, file: BorrowedFd<'_>, geometry: Geometry) -> Result<(Stat, FileFacts), Fault> {
     let stat = rustix::fs::fstat(file).map_err(system("fstat"))?;
     let status = rustix::fs::fcntl_getfl(file).map_err(system("F_GETFL"))?;
     if status.contains(OFlags::PATH) {
@@ -234,6 +236,7 @@ fn look(token: u64, file: BorrowedFd<'_>, geometry: Geometry) -> Result<(Stat, F
     let allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(SECTOR);
     let whole = geometry.pages(size).saturating_mul(geometry.page_size());
     let facts = FileFacts {
+        number,
         token,
         kind,
         size,

@@ -1,7 +1,8 @@
 //! Sessions: of the next kernel, and of the previous one.
 
+use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use super::refused::{Cause, Operation, Refused};
 use rustix::io::Errno;
@@ -10,6 +11,7 @@ use super::sys;
 use crate::abi::liveupdate::{FINISH, GET_NAME, PRESERVE_FD, RETRIEVE_FD, SessionByName, SessionFile, SessionFinish};
 use crate::abi::luo::SESSION_NAME;
 use crate::text::{Name, terminated};
+use crate::transport::duplicate;
 
 /// A session that this kernel will hand to the next one.
 ///
@@ -132,6 +134,16 @@ impl RetrievedSession {
 /// The argument that names a file.
 pub(super) fn by_token(token: u64, fd: i32) -> SessionFile {
     SessionFile { size: 0.into(), fd: fd.into(), token: token.into() }
+}
+
+/// A second descriptor, close-on-exec, of what a number from the environment or the command line means: a session or a
+/// file that this process inherited. The number itself stays open, and so does a session: nothing ends when this value is
+/// dropped.
+///
+/// # Errors
+/// As F_DUPFD_CLOEXEC of fcntl(2): `EBADF` when the number is no open descriptor.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    duplicate(number)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

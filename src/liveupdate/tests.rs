@@ -138,6 +138,15 @@ fn a_refusal_says_what_was_asked_and_an_unknown_errno_is_told_plainly() {
     assert!(text.ends_with("(os error 33))"), "{text}");
 }
 
+#[test]
+fn an_inherited_number_stays_open() {
+    let file = memfd(b"x", MemfdFlags::empty());
+    let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+    drop(super::inherited(number).unwrap());
+    assert!(rustix::fs::fstat(&file).is_ok());
+    assert_eq!(super::inherited(-1).unwrap_err().raw_os_error(), Some(9));
+}
+
 fn memfd(bytes: &[u8], flags: MemfdFlags) -> OwnedFd {
     let file = rustix::fs::memfd_create("test", flags | MemfdFlags::CLOEXEC).unwrap();
     // Whatever vm.memfd_noexec makes of it.
