@@ -45,14 +45,18 @@ fn two_updates(kernel: &Kernel, scenario: &str, options: &str) -> Option<(String
     Some((guest.finish(), frozen))
 }
 
-const TWO_UPDATES: [&str; 6] = ["make", "load 0", "take 1", "again 1", "load 1", "take 2"];
+const TWO_UPDATES: [&str; 8] = ["make", "load 0", "debugfs 1", "take 1", "again 1", "load 1", "debugfs 2", "take 2"];
 
 #[test]
 fn x86_64_sessions_survive_two_updates_and_are_read_from_the_frozen_machine() {
     for kernel in kernels(Arch::X86) {
         let Some((log, frozen)) = two_updates(&kernel, "many", "") else { return };
-        kernels::verdicts(&log, &TWO_UPDATES);
-        for Frozen { decoded, orders } in frozen {
+        let mut expected = Vec::from(TWO_UPDATES);
+        // The session of `kho luo`, after those of the library.
+        expected.insert(5, "command 1");
+        expected.push("command 2");
+        kernels::verdicts(&log, &expected);
+        for Frozen { orders, .. } in frozen {
             assert!(orders[0] > 2000 && orders[1..] == [0; 9], "{orders:?}");
         }
     }
@@ -65,8 +69,27 @@ fn x86_64_sessions_of_huge_pages() {
         let Some((log, frozen)) = two_updates(&kernel, "huge", "transparent_hugepage_shmem=always") else { return };
         kernels::verdicts(&log, &TWO_UPDATES);
         for Frozen { orders, .. } in frozen {
-            println!("{orders:?}");
-            assert!(orders[9] >= 2, "{orders:?}");
+            assert!(orders[9] >= 11, "{orders:?}");
         }
+    }
+}
+
+#[test]
+fn x86_64_refusals_and_a_live_machine() {
+    for kernel in kernels(Arch::X86) {
+        let Some(machine) = machine(&kernel, "kho_scenario=many kho_refusals=1 kho_live=1") else { return };
+        let log = machine.start().finish();
+        let refused = |table: &[kernels::refusals::Refusal]| -> Vec<String> {
+            table.iter().map(|(name, ..)| format!("refused {name}")).collect()
+        };
+        let mut expected = refused(&kernels::refusals::BEFORE);
+        expected.insert(21, "a file without a name".into());
+        expected.extend(
+            ["bytes in place", "free again", "make", "/proc/kcore", "/dev/mem", "out/fdt", "load 0", "debugfs 1"]
+                .map(String::from),
+        );
+        expected.extend(refused(&kernels::refusals::AFTER));
+        expected.extend(["take 1", "command 1"].map(String::from));
+        kernels::verdicts(&log, &expected.iter().map(|name| &**name).collect::<Vec<_>>());
     }
 }

@@ -62,7 +62,7 @@ fn file_is(image: &Image, file: &SessionFile, wanted: &Memfd, session: &str, upd
     assert_eq!(file.compatible, "memfd-v2", "{what}");
     let memfd = file.memfd.as_ref().unwrap();
     assert_eq!((memfd.pos, memfd.size), (wanted.pos, wanted.size), "{what}");
-    let seals = if update == 1 { wanted.seals } else { wanted.seals_restored() };
+    let seals = if update == 1 { wanted.seals_preserved() } else { wanted.seals_restored() };
     let names = ["seal", "shrink", "grow", "write", "future-write", "exec"];
     let wanted_seals: Vec<&str> =
         (0..).zip(names).filter(|(bit, _)| seals >> bit & 1 == 1).map(|(_, name)| name).collect();
