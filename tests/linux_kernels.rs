@@ -36,13 +36,20 @@ fn two_updates(kernel: &Kernel, scenario: &str, options: &str) -> Option<(String
     let mut qmp = guest.qmp();
     guest.send(b"\n");
     let core = guest.dir().join("core");
+    // As uname has it, for example `7.2.13`.
+    let log = guest.log();
+    let (release, _) = log.split_once("Linux version ").and_then(|(_, rest)| rest.split_once(' ')).unwrap();
     let frozen = [1, 2].map(|update| {
         gdb.run_to(u64::from_str_radix(&address, 16).unwrap());
         qmp.dump(&core);
-        frozen::check(&core, scenario, update)
+        frozen::check(&core, scenario, release, update)
     });
     gdb.detach();
-    Some((guest.finish(), frozen))
+    let log = guest.finish();
+    assert_eq!(log.matches("Linux version ").count(), 3, "{log}");
+    assert_eq!(log.matches("Revived memory reservation 'testmem' from KHO").count(), 2, "{log}");
+    assert_eq!(log.matches("test_kho: KHO restore succeeded").count(), 1, "{log}");
+    Some((log, frozen))
 }
 
 const TWO_UPDATES: [&str; 8] = ["make", "load 0", "debugfs 1", "take 1", "again 1", "load 1", "debugfs 2", "take 2"];
@@ -85,8 +92,18 @@ fn x86_64_refusals_and_a_live_machine() {
         let mut expected = refused(&kernels::refusals::BEFORE);
         expected.insert(21, "a file without a name".into());
         expected.extend(
-            ["bytes in place", "free again", "make", "/proc/kcore", "/dev/mem", "out/fdt", "load 0", "debugfs 1"]
-                .map(String::from),
+            [
+                "bytes in place",
+                "free again",
+                "make",
+                "/proc/kcore",
+                "/dev/mem",
+                "out/fdt",
+                "load 0",
+                "debugfs 1",
+                "/proc/kcore",
+            ]
+            .map(String::from),
         );
         expected.extend(refused(&kernels::refusals::AFTER));
         expected.extend(["take 1", "command 1"].map(String::from));

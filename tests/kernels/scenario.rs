@@ -1,4 +1,5 @@
 //! What the guest hands over. Guest and host include this file, so that both know every byte.
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges, not of what is in them")]
 
 use std::ops::Range;
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
@@ -10,7 +10,7 @@ use kho::liveupdate::inherited;
 use rustix::io::FdFlags;
 
 use crate::Fails;
-use crate::scenario::{BY_COMMAND, Session};
+use crate::scenario::{self, BY_COMMAND, Session};
 use crate::sessions::{create, same};
 use crate::system::say;
 
@@ -96,37 +96,36 @@ fn held(command: &mut Command) -> Fails<Child> {
     if line == "holding\n" { Ok(child) } else { Err(format!("{command:?}: {line:?}, {:?}", child.try_wait()).into()) }
 }
 
-/// What runs in the place of `kho`.
-pub(crate) fn role(name: &str, wanted: &Session) -> Fails {
+/// What runs in the place of `kho`, and holds what that passed on.
+pub(crate) fn role(name: &str) -> Fails {
     match name {
-        "hold" => {
-            let session = std::env::var("KHO_LUO_SESSION")?;
-            if kho(&["luo", "name", "--session", &session])? != format!("{BY_COMMAND}\n") {
-                return Err("another session".into());
-            }
-            println!("holding");
-            loop {
-                std::thread::park();
-            }
-        }
-        "pass-on" => pass(wanted),
+        "hold" => hold(),
+        "pass-on" => pass(),
         _ => Err("no such role".into()),
     }
 }
 
-fn pass(wanted: &Session) -> Fails {
+fn hold() -> Fails {
+    let session = std::env::var("KHO_LUO_SESSION")?;
+    if kho(&["luo", "name", "--session", &session])? != format!("{BY_COMMAND}\n") {
+        return Err("another session".into());
+    }
+    println!("holding");
+    loop {
+        std::thread::park();
+    }
+}
+
+fn pass() -> Fails {
+    let wanted = scenario::sessions("many").pop().ok_or("no session")?;
     let mut create = Command::new("/kho");
     create.args(["luo", "create", BY_COMMAND]);
     for file in &wanted.files {
         let fd = std::env::var(format!("KHO_LUO_FD_{}", file.token))?;
-        drop(same(BY_COMMAND, file, self::file(&fd)?)?);
+        // A second descriptor of the same open file.
+        drop(same(BY_COMMAND, file, inherited(fd.parse()?)?)?);
         create.args(["--preserve", &format!("{}={fd}", file.token)]);
     }
     kho(&["luo", "finish", "--session", &std::env::var("KHO_LUO_SESSION")?])?;
     Err(create.args(["--", "/init", "hold"]).exec().into())
-}
-
-/// A second descriptor of the same open file.
-fn file(number: &str) -> Fails<OwnedFd> {
-    Ok(inherited(number.parse()?)?)
 }
