@@ -1,9 +1,9 @@
 use proptest::prelude::*;
-use rustix::fs::SealFlags;
+use rustix::fs::{SealFlags, fstat};
 use rustix::io::{FdFlags, fcntl_getfd};
 
 use super::*;
-use crate::mem::{Pfn, Ram};
+use crate::mem::{Pfn, Pour as _, Pouring, Ram, Run};
 
 pub(super) const SIZE: u64 = 1 << 20;
 
