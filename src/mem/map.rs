@@ -31,7 +31,7 @@ use std::sync::Arc;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::arena::Lease;
-use super::file::read_at;
+use super::file::{Data, read_at};
 use super::{Arena, Folio, Frame, Frames as _, MemError, Memory as _, PhysAddr};
 use crate::num::{u64_of, usize_of};
 
@@ -243,15 +243,39 @@ impl Arena {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let mut region = Region::anonymous(total, prot).map_err(|error| refused(self.base(), u64_of(total), error))?;
         // SAFETY: anonymous memory of our own, readable and writable, that nobody else knows of.
-        let mut rest = unsafe { region.slice_mut() };
-        for run in &runs {
+        self.copy_runs(runs, unsafe { region.slice_mut() })?;
+        Ok((region, true, lease))
+    }
+
+    /// Copies the runs, one behind the other, to where everything is zero: holes of the memfd are left out, and cost
+    /// memory neither there nor here.
+    fn copy_runs(&self, runs: Vec<Run>, zeros: &mut [u8]) -> Result<(), MemError> {
+        let mut rest = zeros;
+        let mut parts: Vec<(Run, &mut [u8])> = Vec::with_capacity(runs.len());
+        for run in runs {
             let (now, later) = rest.split_at_mut(usize_of(run.len).min(rest.len()));
-            read_at(self.fd.as_fd(), run.offset, now).map_err(|error| {
-                refused(PhysAddr::new(self.base().get().saturating_add(run.offset)), run.len, error)
-            })?;
+            parts.push((run, now));
             rest = later;
         }
-        Ok((region, true, lease))
+        parts.sort_unstable_by_key(|(run, _)| run.offset);
+        let mut data = Data::of(self.fd.as_fd());
+        for (run, part) in parts {
+            let end = run.offset.saturating_add(run.len);
+            let mut from = run.offset;
+            let mut copy = || {
+                while let Some(piece) = data.first_in(from..end)? {
+                    let place = |at: u64| usize_of(at.saturating_sub(run.offset));
+                    let part = part.get_mut(place(piece.start)..place(piece.end)).unwrap_or_default();
+                    read_at(self.fd.as_fd(), piece.start, part)?;
+                    from = piece.end;
+                }
+                Ok(())
+            };
+            copy().map_err(|error: std::io::Error| {
+                refused(PhysAddr::new(self.base().get().saturating_add(run.offset)), run.len, error)
+            })?;
+        }
+        Ok(())
     }
 
     fn map_runs(&self, runs: &[Run], total: usize) -> rustix::io::Result<Region> {

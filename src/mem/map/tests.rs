@@ -80,6 +80,28 @@ fn a_copy_where_mappings_are_short() {
 }
 
 #[test]
+fn a_copy_of_holes_costs_no_memory() {
+    let mut arena = Arena::new(4 << 30).unwrap();
+    // 1 GiB in four blocks, not in the order of their addresses, and two words in all of it.
+    let order = Order::holding(256 << 20, arena.geometry()).unwrap();
+    let mut frames: Vec<Frame> = (0..4).map(|_| arena.alloc(order).unwrap()).collect();
+    frames.swap(0, 2);
+    frames.swap(1, 3);
+    let (early, late) = (5 << 20 | 0xfff, (256_u64 << 20) - 4);
+    arena.write(&frames[1], early, b"early").unwrap();
+    arena.write(&frames[3], late, b"late").unwrap();
+    let copy = arena.map_contiguous_within(frames, Some(0)).unwrap();
+    assert!(copy.is_copy());
+    assert_eq!(copy.len(), 1 << 30);
+    let at = |block: u64, offset: u64| usize_of((block << 28) + offset);
+    assert_eq!(&copy[at(1, early) - 3..][..11], b"\0\0\0early\0\0\0");
+    assert_eq!(&copy[at(3, late) - 3..], b"\0\0\0late");
+    assert_eq!(&copy[at(0, early)..][..5], [0; 5]);
+    let has = rustix::fs::fstat(&arena.fd).unwrap().st_blocks * 512;
+    assert!(has <= 4 * rustix::param::page_size() as i64, "{has} bytes: the header and three pages");
+}
+
+#[test]
 fn neighbours_are_one_mapping() {
     let mut arena = Arena::new(4 << 20).unwrap();
     let frames: Vec<Frame> = (0..64).map(|_| arena.alloc(Order::ZERO).unwrap()).collect();
