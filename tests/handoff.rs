@@ -6,6 +6,7 @@ mod common;
 mod whole;
 
 use std::fs::Permissions;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -143,7 +144,7 @@ fn refuse_the_newer() {
     }
     registry.read("n", BytesNode { made_of: ONE, limit: 1 });
     let root = incoming.root();
-    let before = contents(incoming.memory().arena().fd());
+    let before = contents(incoming.memory().arena().read_only_fd().unwrap().as_fd());
     let refused = incoming.plan(&registry).accept().unwrap_err();
     let verdicts: Vec<Verdict> = refused.nodes.iter().map(|node| node.verdict).collect();
     assert_eq!(refused.nodes[5].name, "n");
@@ -152,7 +153,10 @@ fn refuse_the_newer() {
         (Verdict::Refused, 6)
     );
     assert_eq!((refused.incoming.root(), opened()), (root, vec![true; 4]));
-    assert!(contents(refused.incoming.memory().arena().fd()) == before, "the plan wrote into the arena");
+    assert!(
+        contents(refused.incoming.memory().arena().read_only_fd().unwrap().as_fd()) == before,
+        "the plan wrote into the arena"
+    );
     let (error, _) = back.unwrap().go(refused.incoming, &refused.findings.to_string());
     panic!("{error}");
 }
@@ -201,14 +205,17 @@ fn fail_to_restore() {
     }
     let (mut registry, _) = registry();
     registry.add("n", Fails);
-    let before = contents(incoming.memory().arena().fd());
+    let before = contents(incoming.memory().arena().read_only_fd().unwrap().as_fd());
     let accepted = incoming.plan(&registry).accept().unwrap();
     let failed = accepted.restore().unwrap_err();
     assert_eq!((failed.node.as_str(), failed.fault.to_string().as_str()), ("/n", "refused: told to"));
     // The memfd by pages is closed, the array unmapped, the arena as it came.
     assert_eq!(opened(), [true; 4]);
     assert!(!std::fs::read_to_string("/proc/self/maps").unwrap().contains("kho-arena"));
-    assert!(contents(failed.incoming.memory().arena().fd()) == before, "a failed restore wrote into the arena");
+    assert!(
+        contents(failed.incoming.memory().arena().read_only_fd().unwrap().as_fd()) == before,
+        "a failed restore wrote into the arena"
+    );
     if std::env::var(HOW).unwrap() == "here" {
         restore_all(failed.incoming);
         return;

@@ -13,9 +13,13 @@
 //! 5. The memfd is sealed `GROW | SHRINK | SEAL` before it is mapped, and offsets are checked against its size: a mapped
 //!    page is always inside the file. What is left of SIGBUS is a machine without memory for a hole that is touched
 //!    (`vm.overcommit_memory=2`): it ends the process and corrupts nothing.
-//! 6. What this process cannot enforce is left to whoever has another descriptor of the memfd (a successor, a reader of
-//!    `/proc/PID/fd`): it must not write to pages that this process holds. Within the handover this follows from the
-//!    protocol: the predecessor has stopped before the successor claims.
+//! 6. Safe code gets no descriptor to write through from an arena that has slices: `Arena::read_only_fd` cannot write,
+//!    `Arena::into_fd` takes the arena and needs that no `Mapping` is left, and `Arena::fd` is the transport's, which
+//!    lets it only be received by another process, after this one stopped. What no process can enforce is left to who
+//!    has a descriptor from elsewhere: a duplicate that was made before `Arena::open`, another process that passed it
+//!    on, whoever opens it anew under `/proc`. They must not write to pages that this process holds. Within the handover
+//!    this follows from the protocol: the predecessor has stopped before the successor claims. A seal is no help:
+//!    `FUTURE_WRITE` would keep off the others, but also the successor's mappings, and our own `write` and punched holes.
 #![allow(unsafe_code)]
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
 pub(crate) use alloc::fresh_home;
 pub use alloc::{Frame, FrameAllocator};
 #[cfg(feature = "std")]
-pub use arena::Arena;
+pub use arena::{Arena, StillMapped};
 pub use bits::{Bits, Cursor, Numbers, Runs};
 pub use geometry::Geometry;
 #[cfg(feature = "std")]

@@ -198,7 +198,7 @@ fn array(
     poke(&arena, blob.start(), wire.as_bytes());
     let mut registry = Registry::new();
     let handle = registry.add("it", ArrayNode { made_of: ARRAY });
-    let plan = Incoming::new(Arena::open(arena.into_fd()).unwrap(), root.start()).plan(&registry);
+    let plan = Incoming::new(Arena::open(arena.into_fd().unwrap()).unwrap(), root.start()).plan(&registry);
     match plan.accept() {
         Ok(accepted) => Ok(accepted.restore().unwrap().take(&handle).unwrap().to_vec()),
         Err(refused) => Err(errors(&refused.findings, &blob.start().to_string())),
@@ -206,7 +206,7 @@ fn array(
 }
 
 fn poke(arena: &Arena, at: PhysAddr, bytes: &[u8]) {
-    let file = File::from(arena.try_clone_fd().unwrap());
+    let file = File::from(arena.fd().try_clone_to_owned().unwrap());
     file.write_all_at(bytes, at.get() - arena.base().get()).unwrap();
 }
 

@@ -207,7 +207,7 @@ mod tests {
         let shown = inspect::open(path, &Options::default()).unwrap();
         assert_eq!((shown.errors, shown.findings[0].code), (1, Code::Outside));
 
-        let bundle = Bundle::of(Arena::open(arena.into_fd()).unwrap(), Files::new());
+        let bundle = Bundle::of(Arena::open(arena.into_fd().unwrap()).unwrap(), Files::new());
         let refused = Incoming::new(bundle, at).plan(&Registry::new()).accept().unwrap_err();
         assert_eq!(refused.findings.kept()[0].fault.code(), Code::Outside);
     }

@@ -8,12 +8,12 @@ mod pour;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
-use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd, retry_on_intr};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::io::{Errno, FdFlags, fcntl_setfd, retry_on_intr};
 use rustix::rand::{GetRandomFlags, getrandom};
 use zerocopy::IntoBytes as _;
 
@@ -51,7 +51,7 @@ pub(super) use self::lease::Lease;
 /// let folio = frame.folio();
 ///
 /// // The successor, here in the same process.
-/// let mut arena = Arena::open(arena.into_fd())?;
+/// let mut arena = Arena::open(arena.into_fd()?)?;
 /// arena.admit(&mut [folio].into_iter(), &mut [].into_iter())?;
 /// let frame = arena.claim(folio)?;
 /// assert_eq!(&arena.bytes(&frame)?[..5], b"hello");
@@ -127,6 +127,9 @@ impl Arena {
 
     /// Takes over the descriptor of an arena. It is checked before it is used; nothing is mapped, nothing is changed,
     /// nothing is free until [`Claim::admit`].
+    ///
+    /// The caller vouches for what no system call tells: that nobody writes through a duplicate of the descriptor, here
+    /// or in another process, to what is claimed from now on.
     ///
     /// # Errors
     /// [`Code::FileKind`] for what is no memfd, [`Code::MemfdSeals`] for one whose size is not sealed or that cannot be
@@ -231,25 +234,34 @@ impl Arena {
         self.frames.free_pages()
     }
 
-    /// The memfd. Whoever writes through it, or through another descriptor of the same memfd, must leave alone the
-    /// pages that this process holds slices of.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    /// The memfd, for those who pass it on to another process. Not public: it can be written through, also under a
+    /// slice.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// Another descriptor of the memfd, closed on exec. The rule of [`Arena::fd`] holds for it too.
+    /// A descriptor of the memfd that can only be read, closed on exec and with a position of its own: to copy or look
+    /// at the arena as a file. One that can be written is given out by [`Arena::into_fd`] only, when no slice is left.
     ///
     /// # Errors
-    /// [`Code::Io`] when the system refuses.
-    pub fn try_clone_fd(&self) -> Result<OwnedFd, Fault> {
-        fcntl_dupfd_cloexec(&self.fd, 0).map_err(|error| io_fault("F_DUPFD_CLOEXEC", error))
+    /// [`Code::Io`] when the system refuses: it is opened through `/proc/self/fd`.
+    pub fn read_only_fd(&self) -> Result<OwnedFd, Fault> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let opened = retry_on_intr(|| rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()));
+        opened.map_err(|error| io_fault("/proc/self/fd", error))
     }
 
     /// Gives up the arena and keeps its memfd.
-    #[must_use]
-    pub fn into_fd(self) -> OwnedFd {
-        self.fd
+    ///
+    /// # Errors
+    /// When [mappings](super::Mapping) of it are left, whose bytes could be written through the descriptor: the arena
+    /// comes back.
+    pub fn into_fd(self) -> Result<OwnedFd, StillMapped> {
+        // None can be added meanwhile: that takes a borrow of the arena.
+        if self.lease.as_ref().is_some_and(|lease| Arc::strong_count(lease) > 1) {
+            return Err(StillMapped { arena: Box::new(self) });
+        }
+        Ok(self.fd)
     }
 
     /// Where the address is in the memfd; none below the base.
@@ -275,6 +287,24 @@ impl Arena {
             self.stale = true;
         }
     }
+}
+
+/// An arena of which mappings are left keeps its descriptor: see [`Arena::into_fd`].
+#[derive(Debug, thiserror::Error)]
+#[error("{}", mapped("into_fd"))]
+pub struct StillMapped {
+    /// The arena, as it was.
+    pub arena: Box<Arena>,
+}
+
+impl From<StillMapped> for Fault {
+    fn from(_: StillMapped) -> Fault {
+        mapped("into_fd")
+    }
+}
+
+fn mapped(what: &'static str) -> Fault {
+    Fault::new(Code::Refused).item(what).found("an arena of which mappings are left")
 }
 
 impl Memory for Arena {
@@ -354,7 +384,7 @@ impl Claim for Arena {
             }
             (_, Some(lease)) if Arc::strong_count(&lease) > 1 => {
                 self.lease = Some(lease);
-                return Err(Fault::new(Code::Refused).item("admit").found("an arena of which mappings are left"));
+                return Err(mapped("admit"));
             }
             (_, Some(lease)) => lease,
             (_, None) => Lease::take(self.fd.as_fd())?,
