@@ -91,7 +91,7 @@ impl<M: Memory, R: Plain> Check<M> for RecordsNode<R> {
     fn check(&self, node: &mut Node<'_, M>) -> Result<Vec<R>, Fault> {
         let table: abi::payload::Records = node.blob_as()?;
         if table.record.get() != u64_of(size_of::<R>()) {
-            return Err(Fault::new(Code::ComponentUnlisted)
+            return Err(Fault::new(Code::RecordSize)
                 .address(node.blob_range().start().get())
                 .item("record")
                 .found(format_args!("records of {} bytes", table.record))
