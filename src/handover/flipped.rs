@@ -287,7 +287,7 @@ fn unchanged_it_is_fine() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(crate::testing::cases(1_000))]
 
     #[test]
     fn a_changed_handover_is_refused_or_restores(
