@@ -23,7 +23,7 @@ use crate::metadata::MetadataNode;
 use crate::payload::{Bytes, BytesNode, RECORDS_USE, Records, RecordsNode};
 use crate::radix::Tree;
 use crate::report::{Code, Fault, Findings};
-use crate::selftest::{Payload, Rule, SelfTest};
+use crate::selftest::{Payload, Rule, SelfTestNode};
 use crate::{luo, metadata};
 
 const BYTES: CompatList<'static> = CompatList::new(Compat::new("test-bytes", 1), &[]);
@@ -161,7 +161,7 @@ impl Taken {
         }
         let mut registry = Registry::new();
         registry.add_optional("memfd", MemfdNode);
-        registry.add_optional("kho_test", SelfTest);
+        registry.add_optional("kho_test", SelfTestNode);
         registry.read_optional("LUO", LuoNode);
         registry.read_optional("memblock", MemblockNode);
         registry.read_optional(kexec_metadata::NODE, MetadataNode);

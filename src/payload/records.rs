@@ -69,7 +69,8 @@ impl<M: crate::handover::Home, R: Plain> crate::handover::Preserve<M> for Record
 /// Reads [`Records`] as a vector: see [`Registry::read`](crate::handover::Registry::read).
 #[derive(Clone, Copy, Debug)]
 pub struct RecordsNode<R> {
-    made_of: CompatList<'static>,
+    /// What the records must mean.
+    pub made_of: CompatList<'static>,
     record: PhantomData<fn() -> R>,
 }
 
