@@ -93,12 +93,15 @@ fn arrival() -> Arrival {
     arrival
 }
 
-/// What is open besides that, and whether it is close-on-exec.
+/// What is open besides that, and whether it is close-on-exec. Without the socket once nobody inherits it any more.
 fn opened() -> Vec<bool> {
     let mut all = descriptors();
     let inherited = std::env::var(INHERITED).unwrap();
     for number in inherited.trim_matches(['[', ']']).split(", ") {
         all.remove(&number.parse().unwrap()).expect("inherited");
+    }
+    if all.get(&socket_number()) == Some(&true) {
+        all.remove(&socket_number());
     }
     all.into_values().collect()
 }
