@@ -83,7 +83,10 @@ impl<M: Home> Preserve<M> for ByPages<'_> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let pages = geometry.pages(size);
         if pages > MAX_PAGES {
-            return Err(Fault::new(Code::TooLarge).item("size").found(size));
+            return Err(Fault::new(Code::TooLarge)
+                .item("size")
+                .found(size)
+                .expected(format_args!("at most {MAX_PAGES} pages")));
         }
         let pos = rustix::fs::seek(self.file, SeekFrom::Current(0)).map_err(system("lseek"))?;
         let mut records: Vec<Record> = Vec::new();
