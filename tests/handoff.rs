@@ -26,23 +26,23 @@ use whole::*;
 /// Not a test of its own: the part of a child.
 #[test]
 fn role() {
-    match std::env::var(ROLE).unwrap_or_default().as_str() {
-        "" => return,
-        "all" => leave_with(1, |_| {}),
-        "all: arrive" => arrive_with_all(),
-        "newer" => leave_with(1, |outgoing| outgoing.preserve("n", &Extra { optional: false, made_of: TWO }).unwrap()),
-        "newer: arrive" => refuse_the_newer(),
-        "fails" => leave_with(1, |outgoing| outgoing.preserve("n", &Extra { optional: false, made_of: ONE }).unwrap()),
-        "fails: arrive" => fail_to_restore(),
-        "unknown" => leave_with_an_unknown(),
-        "unknown: arrive" => arrive_with_an_unknown(),
-        "failed" => fail_to_leave(),
-        "failed: arrive" => drop(restore_all(Arrival::take().unwrap().unwrap().incoming)),
-        "example" => leave_to_the_example(),
-        other => panic!("no role {other}"),
-    }
-    println!("verdict: ok");
-    std::process::exit(0);
+    play(&[
+        ("all", || leave_with(1, |_| {})),
+        ("all: arrive", arrive_with_all),
+        ("newer", || {
+            leave_with(1, |outgoing| outgoing.preserve("n", &Extra { optional: false, made_of: TWO }).unwrap())
+        }),
+        ("newer: arrive", refuse_the_newer),
+        ("fails", || {
+            leave_with(1, |outgoing| outgoing.preserve("n", &Extra { optional: false, made_of: ONE }).unwrap())
+        }),
+        ("fails: arrive", fail_to_restore),
+        ("unknown", leave_with_an_unknown),
+        ("unknown: arrive", arrive_with_an_unknown),
+        ("failed", fail_to_leave),
+        ("failed: arrive", || drop(restore_all(Arrival::take().unwrap().unwrap().incoming))),
+        ("example", leave_to_the_example),
+    ]);
 }
 
 const ONE: CompatList<'static> = CompatList::new(Compat::new("test-extra", 1), &[]);
