@@ -152,8 +152,8 @@ fn an_arena_of_another_version_goes_back_unread() {
 
 /// What no safe interface gives out: a way to write to an arena that is in use.
 fn writable(arena: &Arena) -> OwnedFd {
-    let path = format!("/proc/self/fd/{}", arena.read_only_fd().unwrap().as_raw_fd());
-    File::options().read(true).write(true).open(path).unwrap().into()
+    let reader = arena.read_only_fd().unwrap();
+    File::options().read(true).write(true).open(format!("/proc/self/fd/{}", reader.as_raw_fd())).unwrap().into()
 }
 
 fn set_version(arena: BorrowedFd<'_>, version: u32) {
