@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use kho::liveupdate::{Cause, Device, NewSession, Refused, RetrievedSession, preflight};
 use kho::report::Code;
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
 
 type Fails<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -115,6 +115,12 @@ pub(crate) fn before() -> Fails<Vec<NewSession>> {
     is("a preserved memfd cannot grow", rustix::fs::ftruncate(&holes, 2 << 20) == Err(rustix::io::Errno::PERM))?;
     is("nor shrink", rustix::fs::ftruncate(&holes, 1) == Err(rustix::io::Errno::PERM))?;
 
+    // Seals are those of the time when it was preserved, the position that of the kexec.
+    let late = plain(b"late")?;
+    two.preserve(15, &late)?;
+    rustix::fs::fcntl_add_seals(&late, SealFlags::GROW)?;
+    rustix::fs::seek(&late, SeekFrom::Start(2))?;
+
     // A session that was given; of the other kind; and one that is dropped frees its name and its files.
     let (fd, error) = RetrievedSession::from_fd(two.as_fd().try_clone_to_owned()?).unwrap_err();
     refused::<()>("a new session as a retrieved one", Err(error), Cause::OtherKind, "EINVAL")?;
@@ -169,6 +175,9 @@ pub(crate) fn after() -> Fails {
     is("mode", rustix::fs::fstat(&two.retrieve(12)?)?.st_mode & 0o7777 == 0o777)?;
     is("written while it was preserved", content(&two.retrieve(13)?)?.starts_with(b"HOLES\0"))?;
     is("moved from a dropped session", content(&two.retrieve(14)?)? == b"again")?;
+    let late = two.retrieve(15)?;
+    is("a late seal", rustix::fs::fcntl_get_seals(&late)?.is_empty())?;
+    is("a late position", rustix::fs::seek(&late, SeekFrom::Current(0))? == 2)?;
     two.finish().map_err(|(_, error)| error)?;
 
     // A value that is dropped stays open, and so does its session.
