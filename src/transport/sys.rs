@@ -48,7 +48,7 @@ pub(super) fn flags(number: RawFd) -> io::Result<c_int> {
 }
 
 /// A second descriptor, close-on-exec and above stdio, of what is behind a number that may be no descriptor at all.
-pub(super) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC leaves the original as it is and takes no pointer; a number that is not open gives EBADF.
     match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) } {
         -1 => Err(io::Error::last_os_error()),
