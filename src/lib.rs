@@ -118,6 +118,8 @@ pub mod payload;
 pub mod radix;
 pub mod report;
 pub mod selftest;
+#[cfg(test)]
+mod testing;
 pub mod text;
 mod trace;
 #[cfg(feature = "std")]

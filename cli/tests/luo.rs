@@ -119,7 +119,7 @@ fn without_the_device() {
 #[test]
 fn what_is_no_session() {
     let file = memfd(b"");
-    let expected = "kho: descriptor 0: descriptor: not a live update device or session (ENOTTY)\n";
+    let expected = "kho: descriptor 0: not a live update device or session (ENOTTY)\n";
     for args in [
         &["luo", "name", "--session", "0"][..],
         &["luo", "finish", "--session", "0"],

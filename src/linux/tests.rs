@@ -7,7 +7,7 @@ use crate::memblock::{MemblockNode, NewRange, Ranges};
 use crate::memfd::Contents;
 use crate::metadata::{Metadata, MetadataNode};
 use crate::num::u64_of;
-use crate::selftest::{Payload, Rule, SelfTest};
+use crate::selftest::{Payload, Rule, SelfTestNode};
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec;
@@ -61,7 +61,7 @@ fn everything_that_linux_knows_comes_back_equal() {
         assert_eq!(finished.boot(), Some(boot));
         let (memory, root) = finished.into_parts();
         let mut registry = Registry::new();
-        let test = registry.read("kho_test", SelfTest);
+        let test = registry.read("kho_test", SelfTestNode);
         let luo = registry.read("LUO", LuoNode);
         let memblock = registry.read("memblock", MemblockNode);
         let found = registry.read("kexec-metadata", MetadataNode);

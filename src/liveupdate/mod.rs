@@ -40,8 +40,10 @@
 //!   those that an exec must not close.
 //! - **Nothing carries over** to the kexec after the next: what came must be preserved again, and can be once its session
 //!   is finished. Names of new and of retrieved sessions do not collide.
-//! - Of a memfd come back: bytes, size, position, seals. Its name does not; its mode is 0777 and it is open for reading
-//!   and writing, whatever it was. While it is preserved its bytes may be written, and its size is fixed.
+//! - Of a memfd come back: bytes and position as they were when the kernel was left, size and seals as they were when it
+//!   was preserved. While it is preserved its size is fixed, its bytes may be written, and a seal that is added then is
+//!   **lost**: seal before. Its name does not come back; its mode is 0777 and it is open for reading and writing, whatever
+//!   it was.
 //! - Preserving **fills holes** with memory; where there is not enough, the kernel kills for it.
 
 mod device;

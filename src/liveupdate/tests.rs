@@ -103,6 +103,16 @@ fn every_row_of_the_table() {
 }
 
 #[test]
+fn causes_are_words_and_lines() {
+    let mut seen = std::collections::BTreeSet::new();
+    for cause in Cause::ALL {
+        let word = cause.as_str();
+        assert!(seen.insert(word) && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{word}");
+        assert!(!cause.about().is_empty() && !cause.about().ends_with('.') && !cause.hint().ends_with('.'), "{word}");
+    }
+}
+
+#[test]
 fn what_is_no_session_is_given_back() {
     let file = memfd(b"kept", MemfdFlags::empty());
     let (file, refused) = NewSession::from_fd(file).unwrap_err();

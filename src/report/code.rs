@@ -123,6 +123,7 @@ codes! {
     ComponentOpaque = "component-opaque", Unsupported, Warning, "a component that this reader shows without looking into it";
     ComponentMissing = "component-missing", Mismatch, Error, "a component that the successor needs is not in the handover";
     ComponentUnlisted = "component-unlisted", Mismatch, Error, "a layout that the data uses is not in the node's list, or the other way round";
+    RecordSize = "record-size", Mismatch, Error, "records of another size than those of this reader";
 
     // Radix tree.
     RadixKey = "radix-key", Corrupt, Error, "a bit of the tree that stands for no page and order";

@@ -16,7 +16,7 @@ use kho::memblock::{MemblockNode, NewRange, Ranges};
 use kho::memfd::{Contents, NewFolio};
 use kho::metadata::{Metadata, MetadataNode};
 use kho::payload::Bytes;
-use kho::selftest::{Payload, Rule, SelfTest};
+use kho::selftest::{Payload, Rule, SelfTestNode};
 
 use crate::kernels::cpio::Cpio;
 use crate::kernels::qemu::{self, Machine};
@@ -172,7 +172,7 @@ fn read_back(ram: &Ram, root: PhysAddr) -> (BTreeSet<(u64, u32)>, u64) {
     let mut registry = Registry::observing();
     let luo = registry.read("LUO", LuoNode);
     let memblock = registry.read("memblock", MemblockNode);
-    registry.read("kho_test", SelfTest);
+    registry.read("kho_test", SelfTestNode);
     registry.read("kexec-metadata", MetadataNode);
     let plan = Incoming::new(copy, root).plan(&registry);
     assert_eq!(plan.findings().errors(), 0, "{}", plan.findings());

@@ -152,7 +152,11 @@ fn retrieved(number: RawFd) -> Result<RetrievedSession, Failed> {
 }
 
 fn told_number(number: RawFd, refused: &Refused) -> Failed {
-    told(Some(Path::new(&format!("descriptor {number}"))), refused)
+    let text = told(None, refused).to_string();
+    match text.strip_prefix("descriptor") {
+        Some(rest) => format!("descriptor {number}{rest}").into(),
+        None => text.into(),
+    }
 }
 
 /// A refusal, and what to do.
