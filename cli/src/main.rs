@@ -3,6 +3,8 @@
 mod check;
 mod demo;
 mod dump;
+mod map;
+mod schema;
 mod source;
 mod units;
 
@@ -25,6 +27,7 @@ Examples:
   kho demo                          a real handover across exec, verified byte for byte
   kho demo --keep out               the same, and the device tree, arena and memfds in out/
   kho dump out/arena.img            what is in it
+  kho map vmcore -o map.svg         its memory, and who owns what
   kho check vmcore                  everything that is wrong with what a machine handed over
 
 Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
@@ -37,6 +40,10 @@ enum Command {
     Dump(dump::Args),
     /// Check a handover as a successor would, and list everything that is wrong
     Check(check::Args),
+    /// Draw physical memory and who owns it
+    Map(map::Args),
+    /// Print the JSON Schema of what dump, check or map print as JSON
+    Schema(schema::Args),
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh
@@ -55,6 +62,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Map(args) => map::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kho", &mut script);
