@@ -1,0 +1,112 @@
+//! The radix tree.
+
+use super::machine::*;
+use super::{case, holds};
+
+#[test]
+fn keys_and_nodes() {
+    holds(&[
+        case("18: key 0", 0, |m| m.key(0, true), &[]),
+        case("18: key 1", 0, |m| m.key(1, true), &[]),
+        case(
+            "18: a key that is too wide",
+            0,
+            |m| {
+                let child = m.page();
+                m.set(m.tree() + 4 * 8, child);
+            },
+            &[],
+        ),
+        case("18: a block beyond all memory", 0, |m| m.key(1 << 52 | 1 << 47, true), &[]),
+        case(
+            "18: a child that is no page",
+            0,
+            |m| {
+                let at = m.way(key(ROOT, 0))[2] + 8 * 100;
+                m.set(at, 0x44_9008);
+            },
+            &[],
+        ),
+        case(
+            "1: a child by page number",
+            0,
+            |m| {
+                let way = m.way(key(ROOT, 0));
+                m.set(way[0] + 8 * 2, way[1] >> 12);
+            },
+            &[],
+        ),
+        case("18: a child that is not in the memory", 0, |m| m.set(m.tree() + 8, 0x7ff0_0000), &[]),
+        case(
+            "18: a node that is its own ancestor",
+            0,
+            |m| {
+                let way = m.way(key(ROOT, 0));
+                m.set(way[3] + 8 * 200, way[1]);
+            },
+            &[],
+        ),
+        case("18: the root as a child", 0, |m| m.set(m.tree(), m.tree()), &[]),
+        case(
+            "18: nodes that all their parents share",
+            0,
+            |m| {
+                // Of five levels of 512 entries each: 2^45 ways to one leaf.
+                let levels: Vec<u64> = (0..5).map(|_| m.page()).collect();
+                for pair in levels.windows(2) {
+                    (0..512).for_each(|entry| m.set(pair[0] + 8 * entry, pair[1]));
+                }
+                m.set(m.tree(), levels[0]);
+            },
+            &[],
+        ),
+        case(
+            "18: a leaf in two places",
+            0,
+            |m| {
+                let way = m.way(key(ROOT, 0));
+                m.set(way[4] + 8 * 300, way[5]);
+            },
+            &[],
+        ),
+        case(
+            "6: a tree of one level too few",
+            0,
+            |m| {
+                // Written with five levels instead of six: what should be the second level is the root.
+                let second = m.way(key(ROOT, 0))[1];
+                m.set(m.property(ROOT, "/", "preserved-memory-map"), second);
+            },
+            &[],
+        ),
+        case(
+            "18: nodes and leaves of zeros, as unpreserving leaves them",
+            5,
+            |m| {
+                let page = m.kept();
+                m.unpreserve(page, 0);
+                m.way(key(1 << 40, 3));
+            },
+            &[],
+        ),
+        case("7: a page in two blocks", 5, |m| m.preserve(TWO & !0x1fff, 1), &[]),
+        case(
+            "24: a page of the tree that is preserved",
+            5,
+            |m| {
+                let leaf = m.way(key(ROOT, 0))[5];
+                m.preserve(leaf, 0);
+            },
+            &[],
+        ),
+        case(
+            "a page of the tree that is not in the dump",
+            0,
+            |m| {
+                let leaf = m.way(key(ROOT, 0))[5];
+                m.lose(leaf);
+            },
+            &[],
+        ),
+    ]);
+}
