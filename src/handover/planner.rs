@@ -189,6 +189,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
             taken: &mut self.taken,
             findings: self.findings,
             part: String::new(),
+            blob_claimed: false,
         };
         match component.check(&mut node) {
             Ok(checked) => {

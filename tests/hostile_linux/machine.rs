@@ -15,11 +15,10 @@ pub(crate) const ROOT: u64 = 0x44_8000;
 pub(crate) const HEAD: u64 = 0x66_8000;
 pub(crate) const FLBS: u64 = 0x66_7000;
 pub(crate) const SESSIONS: u64 = 0x69_4000;
-/// The structures of the memfds, by token: of 3 pages, of 49, of none, of 16; and that of the session `second`.
+/// The structures of the memfds, by token: of 3 pages, of 49 and of none; and that of the session `second`.
 pub(crate) const ABC: u64 = 0x69_6000;
 pub(crate) const TWO: u64 = 0x69_a000;
 pub(crate) const THREE: u64 = 0x6a_1000;
-pub(crate) const LAST: u64 = 0x6a_2000;
 pub(crate) const SEVEN: u64 = 0x6b_4000;
 pub(crate) const TEST: u64 = 0x4f_c000;
 pub(crate) const MEMBLOCK: u64 = 0x65_d000;
@@ -170,10 +169,6 @@ impl Machine {
         self.get(self.get(memfd + 32) + 8) + 16 * number
     }
 
-    pub(crate) fn is(&self, at: u64) -> bool {
-        self.pages.contains_key(&at)
-    }
-
     /// As an ELF core.
     pub(crate) fn decode(&self, options: &Options) -> Result<Decoded, NotShown> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
@@ -199,11 +194,6 @@ impl Machine {
         file.write_all(&self.pages.values().flatten().copied().collect::<Vec<_>>()).unwrap();
         let Source::Image(image) = open(file) else { panic!("a core") };
         inspect::memory(image, options)
-    }
-
-    /// As raw memory of another page size, which has nothing but these pages.
-    pub(crate) fn empty() -> Self {
-        Machine { pages: BTreeMap::new(), next: 0x200_0000 }
     }
 }
 

@@ -6,8 +6,22 @@ use super::{case, holds};
 #[test]
 fn keys_and_nodes() {
     holds(&[
-        case("18: key 0", 0, |m| m.key(0, true), &[]),
-        case("18: key 1", 0, |m| m.key(1, true), &[]),
+        case(
+            "18: key 0",
+            0,
+            |m| m.key(0, true),
+            &[
+                "error: /: radix-key: at 0x2003000: found 0x0, expected keys of blocks below page 0x800000000000, of order 46 at most",
+            ],
+        ),
+        case(
+            "18: key 1",
+            0,
+            |m| m.key(1, true),
+            &[
+                "error: /: radix-key: at 0x2003000: found 0x1, expected keys of blocks below page 0x800000000000, of order 46 at most",
+            ],
+        ),
         case(
             "18: a key that is too wide",
             0,
@@ -15,9 +29,16 @@ fn keys_and_nodes() {
                 let child = m.page();
                 m.set(m.tree() + 4 * 8, child);
             },
-            &[],
+            &["error: /: radix-key: at 0x452000: found 0x20000000000000, expected keys of 53 bits"],
         ),
-        case("18: a block beyond all memory", 0, |m| m.key(1 << 52 | 1 << 47, true), &[]),
+        case(
+            "18: a block beyond all memory",
+            0,
+            |m| m.key(1 << 52 | 1 << 47, true),
+            &[
+                "error: /: radix-key: at 0x2003000: found 0x10800000000000, expected keys of blocks below page 0x800000000000, of order 46 at most",
+            ],
+        ),
         case(
             "18: a child that is no page",
             0,
@@ -25,7 +46,7 @@ fn keys_and_nodes() {
                 let at = m.way(key(ROOT, 0))[2] + 8 * 100;
                 m.set(at, 0x44_9008);
             },
-            &[],
+            &["error: /: unaligned: entry 100 at 0x44a000: found 0x449008, expected a multiple of 0x1000"],
         ),
         case(
             "1: a child by page number",
@@ -34,9 +55,16 @@ fn keys_and_nodes() {
                 let way = m.way(key(ROOT, 0));
                 m.set(way[0] + 8 * 2, way[1] >> 12);
             },
-            &[],
+            &["error: /: unaligned: entry 2 at 0x452000: found 0x449, expected a multiple of 0x1000"],
         ),
-        case("18: a child that is not in the memory", 0, |m| m.set(m.tree() + 8, 0x7ff0_0000), &[]),
+        case(
+            "18: a child that is not in the memory",
+            0,
+            |m| m.set(m.tree() + 8, 0x7ff0_0000),
+            &[
+                "error: /: outside: entry 1 at 0x452000: found 0x7ff00000, expected a page of the memory that was handed over",
+            ],
+        ),
         case(
             "18: a node that is its own ancestor",
             0,
@@ -44,9 +72,14 @@ fn keys_and_nodes() {
                 let way = m.way(key(ROOT, 0));
                 m.set(way[3] + 8 * 200, way[1]);
             },
-            &[],
+            &["error: /: radix-shared: entry 200 at 0x44b000: found 0x449000, expected a page with one parent"],
         ),
-        case("18: the root as a child", 0, |m| m.set(m.tree(), m.tree()), &[]),
+        case(
+            "18: the root as a child",
+            0,
+            |m| m.set(m.tree(), m.tree()),
+            &["error: /: radix-shared: entry 0 at 0x452000: found 0x452000, expected a page with one parent"],
+        ),
         case(
             "18: nodes that all their parents share",
             0,
@@ -58,7 +91,7 @@ fn keys_and_nodes() {
                 }
                 m.set(m.tree(), levels[0]);
             },
-            &[],
+            &["error: /: radix-shared: entry 1 at 0x2003000: found 0x2004000, expected a page with one parent"],
         ),
         case(
             "18: a leaf in two places",
@@ -67,7 +100,7 @@ fn keys_and_nodes() {
                 let way = m.way(key(ROOT, 0));
                 m.set(way[4] + 8 * 300, way[5]);
             },
-            &[],
+            &["error: /: radix-shared: entry 300 at 0x44c000: found 0x44d000, expected a page with one parent"],
         ),
         case(
             "6: a tree of one level too few",
@@ -77,7 +110,7 @@ fn keys_and_nodes() {
                 let second = m.way(key(ROOT, 0))[1];
                 m.set(m.property(ROOT, "/", "preserved-memory-map"), second);
             },
-            &[],
+            &["error: /: unaligned: entry 17 at 0x44d000: found 0x4100, expected a multiple of 0x1000"],
         ),
         case(
             "18: nodes and leaves of zeros, as unpreserving leaves them",
@@ -89,7 +122,12 @@ fn keys_and_nodes() {
             },
             &[],
         ),
-        case("7: a page in two blocks", 5, |m| m.preserve(TWO & !0x1fff, 1), &[]),
+        case(
+            "7: a page in two blocks",
+            5,
+            |m| m.preserve(TWO & !0x1fff, 1),
+            &["error: /: preserved-twice: at 0x69a000: found blocks of order 0 and of order 1, expected one block"],
+        ),
         case(
             "24: a page of the tree that is preserved",
             5,
@@ -97,7 +135,7 @@ fn keys_and_nodes() {
                 let leaf = m.way(key(ROOT, 0))[5];
                 m.preserve(leaf, 0);
             },
-            &[],
+            &["error: /: owned-twice: at 0x44d000: a page of the tree, which is preserved in pfn 0x44d order 0"],
         ),
         case(
             "a page of the tree that is not in the dump",
@@ -106,7 +144,9 @@ fn keys_and_nodes() {
                 let leaf = m.way(key(ROOT, 0))[5];
                 m.lose(leaf);
             },
-            &[],
+            &[
+                "error: /: outside: entry 0 at 0x44c000: found 0x44d000, expected a page of the memory that was handed over",
+            ],
         ),
     ]);
 }
