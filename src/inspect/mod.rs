@@ -248,7 +248,7 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
     decoded.page_size = Some(PageSize { bytes: geometry.page_size(), by: page_size_by });
     decoded.candidates = others;
     decoded.map = map;
-    decoded.preserved = plan.tree().map(Preserved::of);
+    decoded.preserved = plan.tree().filter(|_| !plan.is_tree_broken()).map(Preserved::of);
     Ok(decoded)
 }
 

@@ -69,7 +69,7 @@ fn the_root() {
                 "error: /: fdt-unit-address: LUO at offset 0xa4: found LUO@1, expected LUO",
             ],
         )
-        .changing("LUO"),
+        .changing(&["LUO"]),
         case(
             "23: NAME@x in front of NAME",
             5,
@@ -183,7 +183,7 @@ fn named_ranges() {
             },
             &["error: /LUO: owned-twice: sessions[vm-session].files[0x2].folios at 0x17be000: 0x17be000..0x17bf000, of which testmem of /memblock owns a page"],
         )
-        .changing("memblock"),
+        .changing(&["memblock"]),
     ]);
 }
 
