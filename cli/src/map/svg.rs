@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use kho::inspect::{Decoded, Map};
 
-use super::groups::{Cell, Groups, Paint, cells, cut, held, names, round_span, span};
+use super::groups::{Cell, Groups, Paint, Part, cells, cut, held, names, round_span, span};
 use super::rows::{COLUMNS, Line, Rows, rows};
 use crate::source::count;
 use crate::units::size;
@@ -253,8 +253,7 @@ impl Picture<'_> {
         let all = row.bytes.max(1) as f64;
         let mut bottom = row.height as f64;
         // An overlap is never lost among others.
-        let (red, mut rest): (Vec<(Paint, u64)>, Vec<(Paint, u64)>) =
-            cell.parts.iter().partition(|part| part.0 == Paint::Overlap);
+        let (red, mut rest): (Vec<Part>, Vec<Part>) = cell.parts.iter().partition(|part| part.0 == Paint::Overlap);
         let most = if self.words { 3 } else { 2 };
         if rest.len() > most {
             let others: u64 = rest.drain(most - 1..).map(|part| part.1).sum();
