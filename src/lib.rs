@@ -55,6 +55,7 @@
 //! | [`memfd`], [`selftest`], [`luo`], [`memblock`], [`metadata`] | what Linux knows |
 //! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
 //! | `transport` | how a handover travels: exec |
+//! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
 //! | `inspect` | a dump, an arena or a device tree as one tree of values |
 //!
 //! # Features
@@ -102,6 +103,8 @@ pub mod files;
 pub mod handover;
 #[cfg(all(feature = "std", feature = "serde"))]
 pub mod inspect;
+#[cfg(feature = "std")]
+pub mod liveupdate;
 pub mod luo;
 pub mod mem;
 pub mod memblock;
@@ -112,6 +115,8 @@ pub mod payload;
 pub mod radix;
 pub mod report;
 pub mod selftest;
+#[cfg(test)]
+mod testing;
 pub mod text;
 mod trace;
 #[cfg(feature = "std")]

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod dump;
+mod luo;
 mod map;
 mod schema;
 mod source;
@@ -29,6 +30,7 @@ Examples:
   kho dump out/arena.img            what is in it
   kho map vmcore -o map.svg         its memory, and who owns what
   kho check vmcore                  everything that is wrong with what a machine handed over
+  kho luo preflight 7 8             whether Linux would keep these files over a kexec
 
 Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
 
@@ -44,6 +46,8 @@ enum Command {
     Map(map::Args),
     /// Print the JSON Schema of what dump, check or map print as JSON
     Schema(schema::Args),
+    /// Keep files over a kexec, in sessions of /dev/liveupdate
+    Luo(luo::Args),
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Schema(args) => schema::run(&args),
+        Command::Luo(args) => luo::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kho", &mut script);

@@ -77,8 +77,8 @@ impl Source {
     }
 
     /// As [`Source::decode`], and who owns what.
-    pub(crate) fn decode_with_map(&self) -> Result<Decoded, Box<dyn Error>> {
-        self.open(true).map_err(|error| self.not_shown(&error))
+    pub(crate) fn decode_with_map(&self) -> Result<Decoded, NotShown> {
+        self.open(true)
     }
 
     /// Refuses to write over what is looked at.
@@ -247,9 +247,14 @@ pub(crate) fn findings(decoded: &Decoded) -> String {
 }
 
 fn finding(problem: &Problem) -> String {
-    let word = problem.severity.to_string();
-    let style = if problem.severity == Severity::Error { RED } else { YELLOW };
-    let rest = problem.text.strip_prefix(&word).unwrap_or(&problem.text);
+    severe(problem.severity, &problem.text)
+}
+
+/// A finding as text, which begins with its severity.
+pub(crate) fn severe(severity: Severity, text: &str) -> String {
+    let word = severity.to_string();
+    let style = if severity == Severity::Error { RED } else { YELLOW };
+    let rest = text.strip_prefix(&word).unwrap_or(text);
     format!("{}{}", paint(style, &word), clean(rest))
 }
 

@@ -11,7 +11,9 @@ use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
 use crate::abi::kho;
 use crate::compat::CompatList;
 use crate::fdt::Builder;
-use crate::mem::{Bits, Frame, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange, fresh_home};
+use crate::mem::{
+    Bits, Frame, Frames, Geometry, MemError, Order, PageRange, PhysAddr, PhysRange, fresh_home, memory_of,
+};
 use crate::num::u64_of;
 use crate::radix::{self, Tree};
 use crate::report::{Code, Fault};
@@ -228,23 +230,7 @@ impl<M: Home> Outgoing<M> {
     }
 }
 
-impl<M: Home> Memory for Outgoing<M> {
-    fn geometry(&self) -> Geometry {
-        self.memory.geometry()
-    }
-
-    fn extents(&self) -> &[PhysRange] {
-        self.memory.extents()
-    }
-
-    fn is_whole(&self) -> bool {
-        self.memory.is_whole()
-    }
-
-    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
-        self.memory.read(at, to)
-    }
-}
+memory_of!([M: Home] Outgoing<M>, |it| it.memory);
 
 impl<M: Home> Frames for Outgoing<M> {
     fn alloc(&mut self, order: Order) -> Result<Frame, MemError> {

@@ -45,7 +45,7 @@ const WRITES: u32 = 0x1e;
 /// // The successor, here in the same process.
 /// let mut registry = Registry::new();
 /// let bios = registry.add("bios", MemfdNode);
-/// let incoming = Incoming::new(Arena::open(arena.into_fd())?, root.start());
+/// let incoming = Incoming::new(Arena::open(arena.into_fd()?)?, root.start());
 /// let mut restored = incoming.plan(&registry).accept()?.restore()?;
 /// let (file, mut bytes) = (restored.take(&bios).unwrap(), [0; 12]);
 /// rustix::io::pread(&file, &mut bytes, 0)?;
@@ -83,7 +83,10 @@ impl<M: Home> Preserve<M> for ByPages<'_> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let pages = geometry.pages(size);
         if pages > MAX_PAGES {
-            return Err(Fault::new(Code::TooLarge).item("size").found(size));
+            return Err(Fault::new(Code::TooLarge)
+                .item("size")
+                .found(size)
+                .expected(format_args!("at most {MAX_PAGES} pages")));
         }
         let pos = rustix::fs::seek(self.file, SeekFrom::Current(0)).map_err(system("lseek"))?;
         let mut records: Vec<Record> = Vec::new();
