@@ -27,6 +27,9 @@ and every component that is known here. Nothing is restored or changed.
 Examples:
   kho check frozen.core
       a dump of a machine that was frozen before its kexec
+  kho check --scratch debugfs/out frozen.core
+      nor may anything lie in scratch, which the handover does not name; from
+      a copy of /sys/kernel/debug/kho/out, or each as 0x6800000+16M
   kho check --format json vmcore | jq '.findings[] | {code, node}'
 
 Exit codes:
@@ -44,13 +47,19 @@ enum Format {
     Json,
 }
 
+/// What `--format json` prints.
 #[derive(Serialize)]
-struct Report<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report<'a> {
+    /// `fine` or `problems`.
     verdict: &'static str,
     /// How much was checked: `handover`, or `root-fdt` where the rest is not there or cannot be found.
     checked: &'static str,
+    /// How many errors were found.
     errors: u64,
+    /// How many warnings were found.
     warnings: u64,
+    /// What is wrong.
     findings: &'a [Problem],
 }
 
