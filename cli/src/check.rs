@@ -4,7 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use kho::inspect::{Decoded, Problem, SourceKind};
+use kho::inspect::{Decoded, NotShown, Problem, SourceKind};
 use serde::Serialize;
 
 use crate::source::{BOLD, Source, clean, findings, head, not_there, paint, print, print_json, verdict};
@@ -27,6 +27,9 @@ and every component that is known here. Nothing is restored or changed.
 Examples:
   kho check frozen.core
       a dump of a machine that was frozen before its kexec
+  kho check --scratch debugfs/out frozen.core
+      nor may anything lie in scratch, which the handover does not name; from
+      a copy of /sys/kernel/debug/kho/out, or each as 0x6800000+16M
   kho check --format json vmcore | jq '.findings[] | {code, node}'
 
 Exit codes:
@@ -44,13 +47,19 @@ enum Format {
     Json,
 }
 
+/// What `--format json` prints.
 #[derive(Serialize)]
-struct Report<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report<'a> {
+    /// `fine` or `problems`.
     verdict: &'static str,
     /// How much was checked: `handover`, or `root-fdt` where the rest is not there or cannot be found.
     checked: &'static str,
+    /// How many errors were found.
     errors: u64,
+    /// How many warnings were found.
     warnings: u64,
+    /// What is wrong.
     findings: &'a [Problem],
 }
 
@@ -68,27 +77,23 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
             report(args, &decoded)?;
             Ok(ExitCode::from(u8::from(decoded.errors > 0)))
         }
-        Err(error) if error.is_broken() => {
-            let finding = kho::report::Finding { node: "/".into(), fault: error.fault };
-            let problem = Problem::from(&finding);
-            match args.format {
-                Format::Json => {
-                    let findings = std::slice::from_ref(&problem);
-                    print_json(&Report { verdict: "problems", checked: "root-fdt", errors: 1, warnings: 0, findings })?;
-                }
-                Format::Text => {
-                    print(&format!(
-                        "{}\n{}: {}\n",
-                        clean(&problem.text),
-                        paint(BOLD, args.source.name()),
-                        verdict(1, 0)
-                    ))?;
-                }
-            }
-            Ok(ExitCode::from(1))
-        }
-        Err(error) => Err(args.source.not_shown(&error)),
+        Err(error) => broken(&args.source, error, matches!(args.format, Format::Json)),
     }
+}
+
+/// Tells of a root that could not be decoded because it is broken; of anything else that it could not be looked at.
+pub(crate) fn broken(source: &Source, error: NotShown, json: bool) -> Result<ExitCode, Box<dyn Error>> {
+    if !error.is_broken() {
+        return Err(source.not_shown(&error));
+    }
+    let problem = Problem::from(&kho::report::Finding { node: "/".into(), fault: error.fault });
+    if json {
+        let findings = std::slice::from_ref(&problem);
+        print_json(&Report { verdict: "problems", checked: "root-fdt", errors: 1, warnings: 0, findings })?;
+    } else {
+        print(&format!("{}\n{}: {}\n", clean(&problem.text), paint(BOLD, source.name()), verdict(1, 0)))?;
+    }
+    Ok(ExitCode::from(1))
 }
 
 fn report(args: &Args, decoded: &Decoded) -> std::io::Result<()> {

@@ -8,11 +8,11 @@ use std::process::ExitCode;
 use clap::{Subcommand, ValueEnum};
 use kho::inspect::{self, Options};
 use kho::kexec::{Boot, BzImage, MemoryMap, Passing, Segments, rsdp, unload};
-use kho::mem::{Geometry, Image, Memory as _, PhysAddr, PhysRange, Source};
+use kho::mem::{Geometry, Image, Memory as _, PhysAddr, Source};
 use serde::Serialize;
 
-use crate::source::{BOLD, clean, paint, print, print_json};
-use crate::units::{parse_range, parse_size, size};
+use crate::source::{BOLD, Scratch, clean, paint, parse_scratch, print, print_json};
+use crate::units::{parse_size, size};
 
 /// Arguments of `kho kexec`.
 #[derive(clap::Args)]
@@ -70,9 +70,10 @@ struct Load {
     /// IMAGE is raw memory, and its first byte is at this physical address
     #[arg(long, value_name = "ADDR", value_parser = parse_size, requires = "handover")]
     base: Option<u64>,
-    /// Where the next kernel may allocate until it has read the handover; may be given again
-    #[arg(long, value_name = "START+SIZE", value_parser = parse_range, requires = "handover")]
-    scratch: Vec<PhysRange>,
+    /// Where the next kernel may allocate until it has read the handover: a range, or a folder with scratch_phys and
+    /// scratch_len; may be given more than once
+    #[arg(long, value_name = "START+SIZE|DIR", value_parser = parse_scratch, requires = "handover")]
+    scratch: Vec<Scratch>,
     /// Physical address of the ACPI root pointer; without it, what the running kernel was told
     #[arg(long, value_name = "ADDR", value_parser = parse_size)]
     rsdp: Option<u64>,
@@ -174,7 +175,8 @@ fn command_line(args: &Load) -> Result<String, Box<dyn Error>> {
 /// The handover, if a kernel would take it; else what is wrong with it.
 fn passing(args: &Load, path: &Path) -> Result<Result<Passing, String>, Box<dyn Error>> {
     let (base, fdt) = (args.base.map(PhysAddr::new), args.fdt.map(PhysAddr::new));
-    let options = Options { fdt, geometry: Some(Geometry::K4), base };
+    let scratch = args.scratch.concat();
+    let options = Options { fdt, geometry: Some(Geometry::K4), base, scratch: scratch.clone(), ..Options::default() };
     let decoded = inspect::open(path, &options).map_err(|error| told(path, &error))?;
     if decoded.errors > 0 {
         return Ok(Err(crate::source::findings(&decoded)));
@@ -192,7 +194,7 @@ fn passing(args: &Load, path: &Path) -> Result<Result<Passing, String>, Box<dyn 
     if image.geometry() != Geometry::K4 {
         return Err(told(path, &"pages of another size than x86-64 has"));
     }
-    Ok(Ok(Passing::new(&image, root, &args.scratch).map_err(|fault| told(path, &fault))?))
+    Ok(Ok(Passing::new(&image, root, &scratch).map_err(|fault| told(path, &fault))?))
 }
 
 fn report(args: &Load, segments: &Segments) -> Result<(), Box<dyn Error>> {

@@ -4,6 +4,9 @@ mod check;
 mod demo;
 mod dump;
 mod kexec;
+mod luo;
+mod map;
+mod schema;
 mod source;
 mod units;
 
@@ -26,7 +29,9 @@ Examples:
   kho demo                          a real handover across exec, verified byte for byte
   kho demo --keep out               the same, and the device tree, arena and memfds in out/
   kho dump out/arena.img            what is in it
+  kho map vmcore -o map.svg         its memory, and who owns what
   kho check vmcore                  everything that is wrong with what a machine handed over
+  kho luo preflight 7 8             whether Linux would keep these files over a kexec
 
 Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
 
@@ -38,6 +43,12 @@ enum Command {
     Dump(dump::Args),
     /// Check a handover as a successor would, and list everything that is wrong
     Check(check::Args),
+    /// Draw physical memory and who owns it
+    Map(map::Args),
+    /// Print the JSON Schema of what dump, check or map print as JSON
+    Schema(schema::Args),
+    /// Keep files over a kexec, in sessions of /dev/liveupdate
+    Luo(luo::Args),
     /// Load the next kernel from user space, with a handover that a program authored (x86-64)
     Kexec(kexec::Args),
     /// Print completions for a shell
@@ -58,6 +69,9 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Map(args) => map::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Luo(args) => luo::run(&args),
         Command::Kexec(args) => kexec::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -3,15 +3,15 @@
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use kho::inspect::{self, Decoded, FoundBy, NotShown, Options, PageSizeBy, Problem, SourceKind};
-use kho::mem::{Geometry, PhysAddr};
+use kho::mem::{Geometry, PhysAddr, PhysRange};
 use kho::report::{Code, Severity};
 
-use crate::units::{parse_size, size};
+use crate::units::{parse_range, parse_size, size};
 
 /// What is looked at.
 #[derive(clap::Args)]
@@ -28,6 +28,33 @@ pub(crate) struct Source {
     /// FILE is raw memory, and its first byte is at this physical address
     #[arg(long, value_name = "ADDR", value_parser = parse_size)]
     base: Option<u64>,
+    /// Scratch of the machine, which the handover does not name: a range, or a copy of its debugfs kho/out with
+    /// scratch_phys and scratch_len; may be given more than once
+    #[arg(long, value_name = "START+SIZE|DIR", value_parser = parse_scratch)]
+    scratch: Vec<Scratch>,
+}
+
+/// Ranges of scratch.
+pub(crate) type Scratch = std::sync::Arc<[PhysRange]>;
+
+/// `0x6800000+16M`, or a folder with `scratch_phys` and `scratch_len`.
+pub(crate) fn parse_scratch(text: &str) -> Result<Scratch, String> {
+    if text.contains('+') && !Path::new(text).is_dir() {
+        return Ok([parse_range(text)?].into());
+    }
+    let read = |name: &str| {
+        let inside = [Path::new(text).join(name), Path::new(text).join("out").join(name)];
+        let path = inside.iter().find(|path| path.is_file()).ok_or_else(|| {
+            format!("{text}: neither START+SIZE, as 0x6800000+16M, nor a folder with scratch_phys and scratch_len")
+        })?;
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let (starts, sizes) = (read("scratch_phys")?, read("scratch_len")?);
+    let (starts, sizes): (Vec<_>, Vec<_>) = (starts.lines().collect(), sizes.lines().collect());
+    if starts.len() != sizes.len() {
+        return Err(format!("{text}: scratch_phys has {} lines, and scratch_len {}", starts.len(), sizes.len()));
+    }
+    starts.iter().zip(sizes).map(|(start, size)| parse_range(&format!("{start}+{size}"))).collect()
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -42,18 +69,43 @@ enum Pages {
 
 impl Source {
     pub(crate) fn decode(&self) -> Result<Decoded, NotShown> {
+        self.open(false)
+    }
+
+    /// As [`Source::decode`], and who owns what.
+    pub(crate) fn decode_with_map(&self) -> Result<Decoded, NotShown> {
+        self.open(true)
+    }
+
+    /// Refuses to write over what is looked at.
+    pub(crate) fn is_not(&self, output: &Path) -> Result<(), String> {
+        let same = std::fs::canonicalize(output).ok().zip(std::fs::canonicalize(&self.file).ok());
+        match same {
+            Some((output, file)) if output == file => Err(format!("{}: is what would be drawn", self.name())),
+            _ => Ok(()),
+        }
+    }
+
+    fn open(&self, map: bool) -> Result<Decoded, NotShown> {
         let geometry = self.page_size.map(|pages| match pages {
             Pages::K4 => Geometry::K4,
             Pages::K16 => Geometry::K16,
             Pages::K64 => Geometry::K64,
         });
-        let options = Options { fdt: self.fdt.map(PhysAddr::new), geometry, base: self.base.map(PhysAddr::new) };
+        let (fdt, base) = (self.fdt.map(PhysAddr::new), self.base.map(PhysAddr::new));
+        let scratch = self.scratch.iter().flat_map(|ranges| ranges.iter().copied()).collect();
+        let options = Options { fdt, geometry, base, scratch, map };
         inspect::open(&self.file, &options)
     }
 
     /// The name of the file, for people.
     pub(crate) fn name(&self) -> String {
         clean(&self.file.display().to_string())
+    }
+
+    /// The same, without its folders.
+    pub(crate) fn file_name(&self) -> String {
+        self.file.file_name().map_or_else(|| self.name(), |name| clean(&name.to_string_lossy()))
     }
 
     /// What is said when nothing can be shown.
@@ -191,9 +243,14 @@ pub(crate) fn findings(decoded: &Decoded) -> String {
 }
 
 fn finding(problem: &Problem) -> String {
-    let word = problem.severity.to_string();
-    let style = if problem.severity == Severity::Error { RED } else { YELLOW };
-    let rest = problem.text.strip_prefix(&word).unwrap_or(&problem.text);
+    severe(problem.severity, &problem.text)
+}
+
+/// A finding as text, which begins with its severity.
+pub(crate) fn severe(severity: Severity, text: &str) -> String {
+    let word = severity.to_string();
+    let style = if severity == Severity::Error { RED } else { YELLOW };
+    let rest = text.strip_prefix(&word).unwrap_or(text);
     format!("{}{}", paint(style, &word), clean(rest))
 }
 

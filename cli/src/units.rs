@@ -26,7 +26,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 pub(crate) fn parse_range(text: &str) -> Result<PhysRange, String> {
     let (start, bytes) = text.split_once('+').ok_or_else(|| format!("{text}: a range is START+SIZE"))?;
     let (start, bytes) = (parse_size(start)?, parse_size(bytes)?);
-    PhysRange::new(PhysAddr::new(start), bytes).ok_or_else(|| format!("{text}: passes the end of the address space"))
+    PhysRange::new(PhysAddr::new(start), bytes).ok_or_else(|| format!("{text}: ends behind the last address"))
 }
 
 /// Bytes for people: exact where a unit divides them, one decimal else.

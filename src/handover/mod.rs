@@ -104,6 +104,8 @@ mod scope;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "std"))]
+mod unsteady;
 
 pub use accepted::{Accepted, Failed};
 #[cfg(feature = "write")]
@@ -115,12 +117,12 @@ pub use node::Node;
 #[cfg(feature = "write")]
 pub use outgoing::Outgoing;
 pub use plan::{NodeReport, Plan, Refused, Verdict};
-#[cfg(all(feature = "std", feature = "serde"))]
-pub(crate) use planner::declared;
 pub(crate) use planner::match_any;
 pub use registry::{Check, Component, Handle, Registry};
 #[cfg(feature = "write")]
 pub use scope::{Blob, Home, OwnNode, Preserve, Scope};
+#[cfg(all(feature = "std", feature = "serde"))]
+pub(crate) use {claims::Owners, planner::declared};
 
 /// So many ranges of one node are listed in its `mem`; beyond that the largest, and the node says `mem-partial`.
 pub const MEM_LIMIT: usize = 1_024;

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::accepted::Accepted;
+use super::claims::Owners;
 use super::incoming::Incoming;
 use super::planner::Planner;
 use super::registry::{CheckedStep, Registry};
@@ -15,6 +16,7 @@ use crate::trace::Stopwatch;
 
 /// What the plan says of a node, or of the whole handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Verdict {
     /// It will be restored.
@@ -95,11 +97,12 @@ pub struct Plan<M> {
     findings: Findings,
     nodes: Vec<NodeReport>,
     tree: Option<radix::Loaded>,
+    tree_broken: bool,
     steps: Vec<Step<M>>,
 }
 
 impl<M: Memory + 'static> Plan<M> {
-    pub(super) fn make(incoming: Incoming<M>, registry: &Registry<M>) -> Self {
+    pub(super) fn make(incoming: Incoming<M>, registry: &Registry<M>) -> (Self, Owners) {
         let watch = Stopwatch::start();
         let mut findings = Findings::default();
         let mut planner = Planner {
@@ -107,19 +110,33 @@ impl<M: Memory + 'static> Plan<M> {
             registry,
             findings: &mut findings,
             taken: Bits::new(),
+            tree_broken: false,
             nodes: Vec::new(),
             steps: Vec::new(),
         };
-        let tree = match planner.root() {
+        let mut owners = Owners::default();
+        let tree = match planner.root(&mut owners) {
             Ok(tree) => Some(tree),
             Err(fault) => {
                 planner.findings.add("/", fault);
                 None
             }
         };
-        let Planner { nodes, steps, .. } = planner;
+        let Planner { nodes, steps, tree_broken, .. } = planner;
         watch.event("plan", "/");
-        Plan { slots: registry.entries.len(), home: registry.home, incoming, findings, nodes, tree, steps }
+        (
+            Plan {
+                slots: registry.entries.len(),
+                home: registry.home,
+                incoming,
+                findings,
+                nodes,
+                tree,
+                tree_broken,
+                steps,
+            },
+            owners,
+        )
     }
 
     /// Everything that was found, errors and warnings.
@@ -134,16 +151,33 @@ impl<M: Memory + 'static> Plan<M> {
         &self.nodes
     }
 
-    /// Which blocks are preserved; none when the tree could not be read.
+    /// Whether [`Plan::tree`] lacks what could not be read.
+    #[cfg(all(feature = "std", feature = "serde"))]
+    pub(crate) const fn is_tree_broken(&self) -> bool {
+        self.tree_broken
+    }
+
+    /// Which blocks are preserved; none when the tree could not be read. One that is broken has what could be, where the
+    /// registry is [observing](Registry::observing).
     #[must_use]
     pub fn tree(&self) -> Option<&Tree> {
         self.tree.as_ref().map(|loaded| &loaded.tree)
     }
 
+    /// The page numbers of the tree's own nodes.
+    #[cfg(all(feature = "std", feature = "serde"))]
+    pub(crate) fn tree_nodes(&self) -> Option<&Bits> {
+        self.tree.as_ref().map(|loaded| &loaded.nodes)
+    }
+
     /// [`Verdict::Fine`] or [`Verdict::Refused`].
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        if self.findings.errors() == 0 && self.tree.is_some() { Verdict::Fine } else { Verdict::Refused }
+        if self.findings.errors() == 0 && self.tree.is_some() && !self.tree_broken {
+            Verdict::Fine
+        } else {
+            Verdict::Refused
+        }
     }
 
     /// The memory that the handover lives in.
@@ -158,7 +192,7 @@ impl<M: Memory + 'static> Plan<M> {
     /// The findings, and the handover as it came: it may be sent back.
     pub fn accept(self) -> Result<Accepted<M>, Refused<M>> {
         let fine = self.verdict() == Verdict::Fine;
-        let Plan { incoming, slots, home, findings, nodes, tree, steps } = self;
+        let Plan { incoming, slots, home, findings, nodes, tree, steps, .. } = self;
         match tree {
             Some(tree) if fine => Ok(Accepted { incoming, slots, home, tree, steps }),
             _ => Err(Refused { findings, nodes, incoming }),

@@ -22,6 +22,8 @@ pub(super) struct Planner<'a, M> {
     pub(super) registry: &'a Registry<M>,
     pub(super) findings: &'a mut Findings,
     pub(super) taken: Bits,
+    /// Whether a part of the tree could not be read.
+    pub(super) tree_broken: bool,
     pub(super) nodes: Vec<NodeReport>,
     pub(super) steps: Vec<Step<M>>,
 }
@@ -52,7 +54,7 @@ impl Declared<'_> {
 impl<M: Memory + 'static> Planner<'_, M> {
     /// Checks everything. An error here means that nothing further can be known; what is wrong in one node is added to
     /// the findings and the next node is looked at.
-    pub(super) fn root(&mut self) -> Result<radix::Loaded, Fault> {
+    pub(super) fn root(&mut self, owners: &mut Owners) -> Result<radix::Loaded, Fault> {
         let memory = &self.incoming.memory;
         let bytes = read_root(memory, self.incoming.root)?;
         let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(self.incoming.root.get()))?;
@@ -62,19 +64,31 @@ impl<M: Memory + 'static> Planner<'_, M> {
         if map == 0 {
             return Err(Fault::new(Code::NoHandover).item(kho::PRESERVED_MEMORY_MAP).found(0));
         }
-        let loaded = Tree::load(memory, PhysAddr::new(map))?;
+        let (loaded, broken) = match self.registry.strangers {
+            Strangers::Refuse => (Tree::load(memory, PhysAddr::new(map))?, None),
+            // Who only looks wants to see what is left, too.
+            Strangers::Show => Tree::load_part(memory, PhysAddr::new(map))?,
+        };
+        if let Some(fault) = broken {
+            self.findings.add("/", fault);
+            self.tree_broken = true;
+        }
         if let Err(fault) = loaded.tree.check_disjoint() {
             self.findings.add("/", fault);
         }
         self.placed(&loaded);
-        let mut owners = Owners::default();
         owners.begin("/");
-        self.claim_root(&loaded.tree, bytes.len(), &mut owners);
+        self.claim_root(&loaded.tree, bytes.len(), owners);
         for node in root.children() {
-            self.node(&node, &loaded.tree, &mut owners);
+            self.node(&node, &loaded.tree, owners);
         }
         self.missing();
-        self.unowned(&loaded.tree, &owners);
+        self.unowned(&loaded.tree, owners);
+        if self.tree_broken {
+            // What the tree lost is nobody else's fault.
+            let lost = [Code::NotPreserved, Code::PreservedOtherwise, Code::Unowned];
+            self.findings.retain(|code| !lost.contains(&code));
+        }
         Ok(loaded)
     }
 
@@ -190,6 +204,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
             taken: &mut self.taken,
             findings: self.findings,
             part: String::new(),
+            blob_claimed: false,
         };
         match component.check(&mut node) {
             Ok(checked) => {

@@ -21,6 +21,7 @@
 
 mod content;
 mod find;
+mod map;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use crate::radix::Tree;
 use crate::report::{Class, Code, Fault, Findings};
 
 pub use content::{Content, Device, Memfd, NamedRange, Session, SessionFile};
+pub use map::{Map, MapOwner, OwnerKind, Stretch};
 pub use view::{
     Candidate, Decoded, FoundBy, Node, OrderCount, PageSize, PageSizeBy, Preserved, Problem, Range, Root, SourceKind,
     SourceView,
@@ -53,7 +55,7 @@ const SUB_TREES: usize = 64;
 const TREE_LIMIT: u64 = 64 << 20;
 
 /// What is known of a file beforehand.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Physical address of the root FDT; else it is searched for.
     pub fdt: Option<PhysAddr>,
@@ -61,6 +63,11 @@ pub struct Options {
     pub geometry: Option<Geometry>,
     /// The file is raw memory, and its first byte is at that physical address.
     pub base: Option<PhysAddr>,
+    /// Where the next kernel allocates before it has read the tree; the handover does not say it. An empty range is
+    /// legal.
+    pub scratch: Vec<PhysRange>,
+    /// Whether [`Decoded::map`] is wanted.
+    pub map: bool,
 }
 
 /// Why nothing of a file can be shown.
@@ -205,7 +212,7 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
         let fault = Fault::new(Code::NoHandover).found(format_args!("no root FDT in {size} bytes of memory"));
         NotShown { fault: fault.expected("a device tree whose compatible is kho-vN"), hint: Hint::NoRoot }
     })?;
-    let find::Looked { root: address, bytes, geometry: (geometry, page_size_by), plan, seen } = best;
+    let find::Looked { root: address, bytes, geometry: (geometry, page_size_by), plan, owners, seen } = best;
 
     let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(address.get()))?;
     let mut findings = plan.findings().clone();
@@ -214,6 +221,9 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
         // The plan stopped at the root: what the nodes say can be told all the same.
         check_nodes(&fdt, geometry, &mut findings);
     }
+    map::check_scratch(&options.scratch, &plan, &owners, &mut findings);
+    let map = options.map.then(|| Map::of(image.extents(), &options.scratch, &plan, &owners));
+    drop(owners);
     let mut nodes = nodes(&fdt);
     let mut seen = seen.take();
     let mut trees = vec![("/".into(), Some(address.get()), fdt.bytes().to_vec())];
@@ -237,7 +247,8 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
     let mut decoded = Decoded::new(source, Root::of(&fdt, Some(address.get()), by), nodes, &findings, trees);
     decoded.page_size = Some(PageSize { bytes: geometry.page_size(), by: page_size_by });
     decoded.candidates = others;
-    decoded.preserved = plan.tree().map(Preserved::of);
+    decoded.map = map;
+    decoded.preserved = plan.tree().filter(|_| !plan.is_tree_broken()).map(Preserved::of);
     Ok(decoded)
 }
 

@@ -108,7 +108,7 @@ fn more_records_than_the_array_holds() {
         wire.folios.order = 47.into();
         wire
     });
-    assert_eq!(array, "too-large: folios.order: found 47, expected at most 46");
+    assert_eq!(array, "too-large: folios.order at 0x102000: found 47, expected at most 46");
 }
 
 #[test]
@@ -132,11 +132,14 @@ fn folios_that_lie() {
         })
     };
     let flags = one(|at| abi::memfd::Folio { pfn_flags: (at >> 12 | 4 << PFN_BITS).into(), index: 0.into() });
-    assert_eq!(flags, "folio-flags: folios[1].flags: found 0x4, expected flags of 0x3");
+    assert_eq!(flags, "folio-flags: folios[1].flags at 0x104010: found 0x4, expected flags of 0x3");
     let address = one(|at| record(at << 12, 0));
-    assert_eq!(address, "not-preserved: folios[1].pfn at 0x100000000: pfn 0x100000, which is not preserved");
+    assert_eq!(
+        address,
+        "not-preserved: folios[1].pfn at 0x100000000: pfn 0x100000, which is not preserved; as an address it is pfn 0x100, which is"
+    );
     let far = one(|_| abi::memfd::Folio { pfn_flags: (1 << 47).into(), index: 0.into() });
-    assert_eq!(far, "too-large: folios[1].pfn: found 0x800000000000, expected below 2^47");
+    assert_eq!(far, "too-large: folios[1].pfn at 0x104010: found 0x800000000000, expected below 2^47");
     let inside = one(|at| record(at + 4096, 0));
     assert_eq!(
         inside,
@@ -169,7 +172,7 @@ fn folios_over_each_other() {
         let one = block(scope, 0, b"");
         memfd(scope, 2 << 12, &[record(one, 0), record(one, 1)])
     });
-    assert_eq!(findings, ["owned-twice: at 0x100000: 0x100000..0x101000, of which /node owns a page"]);
+    assert_eq!(findings, ["owned-twice: folios at 0x100000: 0x100000..0x101000, of which /node owns a page"]);
     // The array is nobody's folio either.
     let (_, findings) = plan(|scope| {
         let frame = scope.alloc(Order::ZERO).unwrap();
@@ -180,7 +183,7 @@ fn folios_over_each_other() {
         (wire.nr_folios, wire.folios) = (1.into(), area.store(scope).unwrap().descriptor);
         wire
     });
-    assert_eq!(findings, ["owned-twice: at 0x100000: 0x100000..0x101000, of which /node owns a page"]);
+    assert_eq!(findings, ["owned-twice: folios at 0x100000: 0x100000..0x101000, of which /node owns a page"]);
 }
 
 #[test]
@@ -281,6 +284,30 @@ fn what_is_no_memfd_is_not_preserved() {
     let fault = outgoing.preserve(NODE, &ByPages { file: large.as_fd(), order: order(4) }).unwrap_err();
     assert_eq!(fault.code(), Code::Exhausted);
     assert_eq!(outgoing.memory().free_pages(), 4096);
+}
+
+#[test]
+fn a_file_of_more_than_32_bits_of_pages_is_not_preserved() {
+    // Sparse: none of it is there.
+    let file = new_memfd(b"", 0);
+    let mut outgoing = Outgoing::new(ram(Geometry::K4));
+    let mut refused = |len: u64, largest: u32| {
+        file.set_len(len).unwrap();
+        let fault = outgoing.preserve(NODE, &ByPages { file: file.as_fd(), order: order(largest) }).unwrap_err();
+        assert_eq!(outgoing.memory().free_pages(), 4096, "nothing of it stays");
+        fault.to_string()
+    };
+    let most = 0xffff_ffff_u64 << 12;
+    for (len, largest) in [(most + 1, 0), (most + 4096, 9), (most + 4097, 0), (1 << 62, 9)] {
+        let says = format!("too-large: size: found {len}, expected at most 4294967295 pages");
+        assert_eq!(refused(len, largest), says);
+    }
+    // One page less, and it is only too large for this memory; a quarter of the pages when they are larger.
+    assert_eq!(refused(most, 13), "exhausted: no free block of order 13 is left");
+    file.set_len(most + 1).unwrap();
+    let mut larger = Outgoing::new(ram(Geometry::K16));
+    let fault = larger.preserve(NODE, &ByPages { file: file.as_fd(), order: order(13) }).unwrap_err();
+    assert_eq!(fault.code(), Code::Exhausted);
 }
 
 /// The array of a structure, from either side.

@@ -25,6 +25,7 @@ pub const MADE_OF: CompatList<'static> = CompatList::new(Compat::new(NODE, VERSI
 
 /// What Linux says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Metadata {
     /// `uname -r` of the kernel that wrote the handover.
@@ -72,9 +73,8 @@ impl<M: Memory> Check<M> for MetadataNode {
     fn check(&self, node: &mut Node<'_, M>) -> Result<Metadata, Fault> {
         let at = node.blob_range().start().get();
         // The number first: another version may well be shorter, and that is not corrupt.
-        if node.blob_range().size() >= 4 {
-            let mut version = U32::new(0);
-            node.memory().read(node.blob_range().start(), version.as_mut_bytes())?;
+        if let Some(version) = node.blob_head()? {
+            let version = U32::from_bytes(version);
             let code = match version.get() {
                 VERSION => None,
                 0..VERSION => Some(Code::VersionOlder),

@@ -4,6 +4,7 @@ use core::fmt;
 
 /// What kind of trouble a finding is. Follows from its [`Code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Class {
     /// Both sides are fine; they do not speak the same version.
@@ -20,6 +21,7 @@ pub enum Class {
 
 /// Whether a finding stops a handover. Follows from its [`Code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Severity {
     /// The plan refuses.
@@ -41,7 +43,8 @@ macro_rules! codes {
     ($($(#[$meta:meta])* $variant:ident = $text:literal, $class:ident, $severity:ident, $about:literal;)*) => {
         /// What is wrong, as a word that never changes its meaning. New codes may be added.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
         #[non_exhaustive]
         pub enum Code {
             $(#[doc = $about] $(#[$meta])* #[cfg_attr(feature = "serde", serde(rename = $text))] $variant,)*
@@ -123,6 +126,7 @@ codes! {
     ComponentOpaque = "component-opaque", Unsupported, Warning, "a component that this reader shows without looking into it";
     ComponentMissing = "component-missing", Mismatch, Error, "a component that the successor needs is not in the handover";
     ComponentUnlisted = "component-unlisted", Mismatch, Error, "a layout that the data uses is not in the node's list, or the other way round";
+    RecordSize = "record-size", Mismatch, Error, "records of another size than those of this reader";
 
     // Radix tree.
     RadixKey = "radix-key", Corrupt, Error, "a bit of the tree that stands for no page and order";
@@ -141,6 +145,7 @@ codes! {
     PreservedOtherwise = "preserved-otherwise", Ownership, Error, "memory that was preserved in other blocks than its owner restores";
     OwnedTwice = "owned-twice", Ownership, Error, "memory that two owners claim";
     Unowned = "unowned", Ownership, Warning, "preserved memory that nobody owns";
+    ScratchOverlap = "scratch-overlap", Ownership, Error, "memory of the handover in scratch, where the next kernel allocates before it has read the tree";
     MemDisagrees = "mem-disagrees", Ownership, Error, "the `mem` of a node is not what its data uses";
 
     // memfd, kho_test, files.
@@ -161,6 +166,12 @@ codes! {
     ParcelMessage = "parcel-message", Corrupt, Error, "a message of a parcel that is not the one that must come next";
     ParcelCount = "parcel-count", Corrupt, Error, "a parcel with more or fewer parts than it says";
     ParcelLimit = "parcel-limit", Access, Error, "descriptors that the system did not deliver, because the limit on open files was reached";
+
+    // Live update: what Linux does to a file that it preserves.
+    HolesFilled = "holes-filled", Unsupported, Warning, "holes that Linux fills with memory when it preserves the file";
+    MemoryShort = "memory-short", Access, Error, "less memory is available than filling the holes takes: the kernel would kill for it";
+    MemfdMode = "memfd-mode", Unsupported, Warning, "permissions of a memfd that do not come back: it has 0777 then";
+    MemfdUnwritable = "memfd-unwritable", Unsupported, Warning, "a memfd that comes back sealed against writing, because it is sealed against execution";
 
     // Handovers that are written for Linux.
     RootFull = "root-full", Unsupported, Warning, "a root FDT without room in its page for all that only this library reads";

@@ -51,9 +51,9 @@ pub struct Found {
 
 /// Reads and restores the node `kho_test`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SelfTest;
+pub struct SelfTestNode;
 
-impl<M: Memory> Check<M> for SelfTest {
+impl<M: Memory> Check<M> for SelfTestNode {
     type Checked = Found;
 
     fn compat(&self) -> CompatList<'static> {
@@ -68,8 +68,8 @@ impl<M: Memory> Check<M> for SelfTest {
         let at = node.blob_range().start().get();
         let bytes = node.blob(BLOB_LIMIT)?;
         let stated = read_blob(&bytes).map_err(|fault| fault.address(at))?;
-        let area = node.area(&stated.info).map_err(|fault| fault.within(FOLIOS_INFO))?;
-        let folios = read_folios(node, &area, stated.count.into())?;
+        let area = node.area(&stated.info).map_err(|fault| fault.within(FOLIOS_INFO).address(at))?;
+        let folios = read_folios(node, &area, stated.count.into()).map_err(|fault| fault.address(at))?;
         // Only then: a folio that the array names a thousand times is not to be summed a thousand times.
         for (number, folio) in folios.iter().enumerate() {
             node.try_claim(*folio).map_err(|fault| fault.within(&format!("folios[{number}]")))?;
@@ -79,7 +79,7 @@ impl<M: Memory> Check<M> for SelfTest {
     }
 }
 
-impl<M: Claim> Component<M> for SelfTest {
+impl<M: Claim> Component<M> for SelfTestNode {
     type Prepared = Vec<Frame>;
     /// The folios, in the order of the array.
     type Restored = Vec<Frame>;

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,10 +59,26 @@ struct session {
 static struct session sessions[64];
 static int count;
 
+/* Through the kernel's log, so that its own lines are not in the midst of ours. */
+static void say(const char *format, ...)
+{
+	static int log = -1;
+	char line[900] = "guest: ";
+	va_list args;
+	if (log < 0)
+		log = open("/dev/kmsg", O_WRONLY);
+	va_start(args, format);
+	int len = vsnprintf(line + 7, sizeof(line) - 7, format, args);
+	va_end(args);
+	if (len < 0 || len >= (int)sizeof(line) - 8)
+		abort();
+	line[len + 7] = '\n';
+	if (write(log, line, len + 8) != len + 8)
+		abort();
+}
+
 static void end(void)
 {
-	fflush(stdout);
-	sync();
 	reboot(RB_AUTOBOOT);
 	for (;;)
 		pause();
@@ -69,7 +86,7 @@ static void end(void)
 
 static void fail(const char *what)
 {
-	printf("guest: FAIL %s: %s\n", what, strerror(errno));
+	say("FAIL %s: %s", what, strerror(errno));
 	end();
 }
 
@@ -88,7 +105,7 @@ static void say_memory(uint64_t address, uint64_t size)
 	void *bytes = fd < 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ, MAP_SHARED, fd, address);
 	if (bytes == MAP_FAILED)
 		fail("/dev/mem");
-	printf("guest: memory %llx %016llx\n", (unsigned long long)address,
+	say("memory %llx %016llx", (unsigned long long)address,
 	       (unsigned long long)hash(EMPTY, bytes, size));
 	munmap(bytes, size);
 	close(fd);
@@ -98,6 +115,7 @@ static void say_file(const struct session *session, const struct file *file)
 {
 	static unsigned char piece[1 << 16];
 	struct stat stat;
+	char data[512];
 	int fd = file->fd, seals = fcntl(fd, F_GET_SEALS);
 	off_t pos = lseek(fd, 0, SEEK_CUR);
 	uint64_t sum = EMPTY;
@@ -110,15 +128,17 @@ static void say_file(const struct session *session, const struct file *file)
 		sum = hash(sum, piece, got);
 		at += got;
 	}
-	printf("guest: file %s/%llx size=%llx pos=%llx seals=%x mode=%o sum=%016llx data=", session->name,
-	       (unsigned long long)file->token, (unsigned long long)stat.st_size, (unsigned long long)pos, seals,
-	       stat.st_mode & 0777, (unsigned long long)sum);
-	for (off_t at = 0; (at = lseek(fd, at, SEEK_DATA)) >= 0;) {
+	size_t len = 0;
+	data[0] = 0;
+	for (off_t at = 0; (at = lseek(fd, at, SEEK_DATA)) >= 0 && len < sizeof(data);) {
 		off_t hole = lseek(fd, at, SEEK_HOLE);
-		printf("%llx-%llx,", (unsigned long long)at, (unsigned long long)hole);
+		len += snprintf(data + len, sizeof(data) - len, "%llx-%llx,", (unsigned long long)at,
+				(unsigned long long)hole);
 		at = hole;
 	}
-	printf("\n");
+	say("file %s/%llx size=%llx pos=%llx seals=%x mode=%o sum=%016llx data=%s", session->name,
+	    (unsigned long long)file->token, (unsigned long long)stat.st_size, (unsigned long long)pos, seals,
+	    stat.st_mode & 0777, (unsigned long long)sum, data);
 	if (lseek(fd, pos, SEEK_SET) != pos)
 		fail("lseek");
 }
@@ -172,19 +192,18 @@ static void say_symbol(const char *symbol)
 	unsigned long long address;
 	while (symbols && fgets(line, sizeof(line), symbols))
 		if (sscanf(line, "%llx %c %255s", &address, &kind, name) == 3 && !strcmp(name, symbol))
-			printf("guest: %s %llx\n", symbol, address);
+			say("%s %llx", symbol, address);
 	if (symbols)
 		fclose(symbols);
 }
 
 static void replace_kernel(int kernel, int initrd)
 {
-	const char *line = "console=ttyAMA0 panic=-1 kho=on liveupdate=on reserve_mem=1M:65536:testmem";
+	const char *line = "console=ttyAMA0 panic=-1 kho=on liveupdate=on reserve_mem=1M:65536:testmem printk.devkmsg=on";
 	if (syscall(SYS_kexec_file_load, kernel, initrd, strlen(line) + 1, line, 0))
 		fail("kexec_file_load");
 	// So that the host can stop the machine there, before the tree of the next handover is overwritten.
 	say_symbol("machine_kexec");
-	fflush(stdout);
 	getchar();
 	syscall(SYS_reboot, 0xfee1dead, 0x28121969, 0x45584543, NULL);
 	fail("reboot");
@@ -216,14 +235,14 @@ int main(void)
 		retrieve(device, &sessions[at]);
 	for (int at = 0; at < count; at++)
 		finish_session(&sessions[at]);
-	printf("guest: ok finished\n");
+	say("ok finished");
 	int kernel = open("/kernel", O_RDONLY), initrd = open("/initrd", O_RDONLY);
 	if (kernel >= 0) {
 		for (int at = 0; at < count; at++)
 			preserve(device, &sessions[at]);
-		printf("guest: ok preserved\n");
+		say("ok preserved");
 		replace_kernel(kernel, initrd);
 	}
-	printf("guest: done\n");
+	say("done");
 	end();
 }
