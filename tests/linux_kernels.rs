@@ -4,6 +4,8 @@
 #[path = "kernels/arm64.rs"]
 mod arm64;
 mod kernels;
+#[path = "kernels/kexec_load.rs"]
+mod kexec_load;
 
 use kernels::frozen::{self, Frozen};
 use kernels::qemu::Machine;

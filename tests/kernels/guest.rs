@@ -12,10 +12,14 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// An initramfs with both, and the kernel that the guest loads as its next one; none where they cannot be built and
 /// need not be.
-pub(crate) fn initramfs(kernel: &Kernel) -> Option<Vec<u8>> {
+pub(crate) fn archive(kernel: &Kernel) -> Option<Cpio> {
     let (init, kho) = programs()?;
     let archive = Cpio::new().folder("dev").device("dev/console", 5, 1);
-    Some(archive.file("init", 0o755, init).file("kho", 0o755, kho).file("kernel", 0o644, &kernel.bytes()).finish())
+    Some(archive.file("init", 0o755, init).file("kho", 0o755, kho).file("kernel", 0o644, &kernel.bytes()))
+}
+
+pub(crate) fn initramfs(kernel: &Kernel) -> Option<Vec<u8>> {
+    archive(kernel).map(Cpio::finish)
 }
 
 fn programs() -> Option<(&'static [u8], &'static [u8])> {

@@ -4,6 +4,7 @@
 //! named `linux-VERSION-x86_64.bzImage` and `linux-VERSION-arm64.Image.gz`.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod authored;
 pub(crate) mod cpio;
 pub(crate) mod frozen;
 pub(crate) mod gdb;

@@ -13,6 +13,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::Fails;
+use crate::command::shown;
 use crate::cpio::Cpio;
 
 /// As far as the kernel does not mount it by itself.
@@ -62,13 +63,29 @@ pub(crate) fn wait_for_a_byte() -> Fails {
     Ok(stdin.lock().read_exact(&mut [0])?)
 }
 
-/// Loads the same kernel with the same programs and the same command line, but for the number of the boot.
-pub(crate) fn load_next(boot: u32) -> Fails {
+/// An initramfs for the next kernel, with the same programs.
+fn write_initramfs() -> Fails {
     let mut initramfs = Cpio::new();
     for name in ["init", "kho", "kernel"] {
         initramfs = initramfs.file(name, 0o755, &fs::read(format!("/{name}"))?);
     }
-    fs::write("/tmp/initramfs", initramfs.finish())?;
+    Ok(fs::write("/tmp/initramfs", initramfs.finish())?)
+}
+
+/// Loads the same kernel from user space, with a handover that the host authored for these addresses.
+pub(crate) fn load_authored(base: &str, scratch: &str) -> Fails {
+    write_initramfs()?;
+    let next = ["kexec", "load", "/kernel", "--initrd", "/tmp/initramfs"];
+    let line = ["--reuse-command-line", "--command-line", "kho_boot=1"];
+    let handed = ["--handover", "/handover", "--base", base, "--scratch", scratch];
+    let out = shown(&[&next[..], &line, &handed].concat())?;
+    fs::remove_file("/tmp/initramfs")?;
+    if out.contains("loaded; entered at 0x") { Ok(()) } else { Err("it does not say that it is loaded".into()) }
+}
+
+/// Loads the same kernel with the same programs and the same command line, but for the number of the boot.
+pub(crate) fn load_next(boot: u32) -> Fails {
+    write_initramfs()?;
     let line = fs::read_to_string("/proc/cmdline")?;
     let words = line.split_whitespace().filter(|word| !word.starts_with("kho_boot="));
     let line = words.chain([&*format!("kho_boot={boot}")]).collect::<Vec<_>>().join(" ");
