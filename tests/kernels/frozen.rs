@@ -10,7 +10,7 @@ use kho::selftest::Rule;
 
 use super::scenario::{self, Memfd, PAGE};
 
-/// What a dump has beside what all of them must have.
+/// A dump that is as it must be, for what is to be known beyond that.
 pub(crate) struct Frozen {
     pub(crate) decoded: Decoded,
     /// Folios of all files by order.

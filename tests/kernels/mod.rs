@@ -11,7 +11,6 @@ pub(crate) mod gdb;
 pub(crate) mod guest;
 pub(crate) mod qemu;
 pub(crate) mod qmp;
-pub(crate) mod refusals;
 pub(crate) mod scenario;
 
 use std::io::{Read as _, Write as _};

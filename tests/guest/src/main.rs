@@ -6,7 +6,6 @@ mod command;
 #[allow(dead_code, reason = "the host uses the rest")]
 mod cpio;
 #[path = "../../kernels/refusals.rs"]
-mod expected;
 mod refusals;
 #[path = "../../kernels/scenario.rs"]
 #[allow(dead_code, reason = "the host uses the rest")]
@@ -21,7 +20,8 @@ use system::{option, say};
 type Fails<T = ()> = Result<T, Box<dyn Error>>;
 
 fn main() {
-    if let Some(role) = std::env::args().nth(1) {
+    // An init gets words of the kernel's command line.
+    if let (2.., Some(role)) = (std::process::id(), std::env::args().nth(1)) {
         if let Err(error) = command::role(&role) {
             println!("{role}: {error}");
         }
@@ -39,6 +39,9 @@ fn main() {
 }
 
 fn run(boot: u32) -> Fails {
+    if option("liveupdate").as_deref() == Some("off") {
+        return step("refusals without", refusals::without);
+    }
     let last = option("kho_last").map_or(Ok(1), |number| number.parse())?;
     let mut held = sessions::Held::default();
     if let (0, Some(base), Some(scratch)) = (boot, option("kho_authored"), option("kho_scratch_at")) {
@@ -46,23 +49,28 @@ fn run(boot: u32) -> Fails {
         command::kho(&["kexec", "now"])?;
         return Err("kexec came back".into());
     }
+    let refusals = option("kho_refusals").is_some();
+    let live = option("kho_live").is_some();
     if boot == 0 {
-        if option("kho_refusals").is_some() {
-            refusals::before()?;
+        if refusals {
+            step("refusals before", || {
+                held.sessions = refusals::before()?;
+                Ok(())
+            })?;
         }
-        step("make", || {
-            held = sessions::make()?;
-            Ok(())
-        })?;
-        if option("kho_live").is_some() {
-            live(boot)?;
+        step("make", || sessions::make(&mut held))?;
+        if live {
+            first_live()?;
         }
     } else {
         step(&format!("debugfs {boot}"), || in_fdt(boot))?;
-        if option("kho_live").is_some() {
-            live(boot)?;
+        if live {
+            next_live()?;
         }
-        held = sessions::take(boot, boot == last)?;
+        if refusals {
+            step("refusals after", refusals::after)?;
+        }
+        sessions::take(&mut held, boot, boot == last)?;
     }
     if boot == last {
         return Ok(());
@@ -88,14 +96,7 @@ fn in_fdt(boot: u32) -> Fails {
 
 /// What the running kernel shows of itself: all but the sessions, which it writes when it freezes. Their files are
 /// preserved already, by owners that nobody can know yet.
-fn live(boot: u32) -> Fails {
-    if boot > 0 {
-        // Its own handover, and not what it took over: of that the tree's pages are overwritten.
-        let args = ["dump", "/proc/kcore"];
-        return step("/proc/kcore", || {
-            command::shows(&args, &["live update 2: 0 sessions", ", its tree cannot be read"])
-        });
-    }
+fn first_live() -> Fails {
     const SHOWN: [&str; 8] = [
         "kho-v4 (found by search)",
         "memblock-v1",
@@ -112,6 +113,12 @@ fn live(boot: u32) -> Fails {
         let hint = "hint: a copy of debugfs kho/out/fdt is cut like this";
         command::refuses(&["dump", "/sys/kernel/debug/kho/out/fdt"], hint)
     })
+}
+
+/// Its own handover, and not what it took over: of that the tree's pages are overwritten.
+fn next_live() -> Fails {
+    let shown = ["live update 2: 0 sessions", ", its tree cannot be read"];
+    step("/proc/kcore", || command::shows(&["dump", "/proc/kcore"], &shown))
 }
 
 /// One thing that is tried, and its verdict.

@@ -10,12 +10,12 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_
 
 use crate::scenario::{self, BY_COMMAND, CLOSED, EXEC, Memfd, Session};
 use crate::system::{option, say};
-use crate::{Fails, command, refusals, step};
+use crate::{Fails, command, step};
 
 /// What must not be dropped before the kernel is left.
 #[derive(Default)]
 pub(crate) struct Held {
-    sessions: Vec<NewSession>,
+    pub(crate) sessions: Vec<NewSession>,
     holder: Option<std::process::Child>,
 }
 
@@ -24,8 +24,7 @@ fn wanted() -> Vec<Session> {
 }
 
 /// Makes all sessions.
-pub(crate) fn make() -> Fails<Held> {
-    let mut held = Held::default();
+pub(crate) fn make(held: &mut Held) -> Fails {
     let device = Device::open()?;
     for wanted in wanted().iter().filter(|session| session.name != BY_COMMAND) {
         held.sessions.push(one(&device, wanted)?);
@@ -34,7 +33,7 @@ pub(crate) fn make() -> Fails<Held> {
     if let Some(wanted) = wanted().iter().find(|session| session.name == BY_COMMAND) {
         held.holder = Some(command::make(wanted)?);
     }
-    Ok(held)
+    Ok(())
 }
 
 fn one(device: &Device, wanted: &Session) -> Fails<NewSession> {
@@ -82,14 +81,13 @@ pub(crate) fn create(session: &str, wanted: &Memfd) -> Fails<File> {
 }
 
 /// Takes all sessions, and unless it is the last boot makes them again.
-pub(crate) fn take(boot: u32, last: bool) -> Fails<Held> {
+pub(crate) fn take(held: &mut Held, boot: u32, last: bool) -> Fails {
     let device = Device::open()?;
     let mut taken = Vec::new();
     for wanted in wanted().iter().filter(|session| session.name != BY_COMMAND) {
         taken.push((wanted.clone(), session(&device, wanted)?));
     }
     say(&format!("guest: ok take {boot}"));
-    let mut held = Held::default();
     if !last {
         step(&format!("again {boot}"), || {
             for (wanted, files) in &taken {
@@ -108,14 +106,13 @@ pub(crate) fn take(boot: u32, last: bool) -> Fails<Held> {
             Ok(())
         })?;
     }
-    Ok(held)
+    Ok(())
 }
 
 fn session(device: &Device, wanted: &Session) -> Fails<Vec<File>> {
     let session = device.retrieve(&wanted.name)?;
     if wanted.name == CLOSED {
         drop(OwnedFd::from(session));
-        refusals::gone(device, "a freed session", CLOSED)?;
         return Ok(Vec::new());
     }
     let session = RetrievedSession::from_fd(session.into()).map_err(|(_, refused)| refused)?;
@@ -130,12 +127,8 @@ fn session(device: &Device, wanted: &Session) -> Fails<Vec<File>> {
     files.reverse();
     if wanted.name == "sizes" {
         the_same_open_file(&session, &wanted.files[2], &mut files[2])?;
-        refusals::after(device, &session, &files[2])?;
     }
     session.finish().map_err(|(_, refused)| refused)?;
-    if wanted.name == "sizes" {
-        refusals::gone(device, "a finished session", &wanted.name)?;
-    }
     Ok(files)
 }
 

@@ -52,15 +52,18 @@ pub(crate) fn symbol(name: &str) -> Result<u64, Box<dyn std::error::Error>> {
     Ok(u64::from_str_radix(line.split(' ').next().unwrap_or_default(), 16)?)
 }
 
-/// Waits for a byte on the console. Meanwhile it keeps talking: in the seldom case, a line in the kernel's log came out
-/// only with the next one.
+/// Waits for a byte on the console. Meanwhile it keeps talking: now and then a line in the kernel's log came out only
+/// with the next one.
 pub(crate) fn wait_for_a_byte() -> Fails {
     let stdin = io::stdin();
     let tick = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-    while poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&tick))? == 0 {
+    for _ in 0..300 {
+        if poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&tick))? > 0 {
+            return Ok(stdin.lock().read_exact(&mut [0])?);
+        }
         say("guest: waiting");
     }
-    Ok(stdin.lock().read_exact(&mut [0])?)
+    Err("nobody wants it to leave".into())
 }
 
 /// An initramfs for the next kernel, with the same programs.
