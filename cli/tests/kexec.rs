@@ -23,7 +23,7 @@ fn bzimage() -> tempfile::NamedTempFile {
 
 #[test]
 fn what_is_no_kernel() {
-    let output = kho(&["kexec", "load", fixture("frozen.core").to_str().unwrap()]);
+    let output = kho(["kexec", "load", fixture("frozen.core").to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8(output.stderr).unwrap();
     let expected = "magic: header at offset 0x202: found \"\\x00\\x00\\x06\\x00\", expected \"HdrS\", a bzImage\n";
@@ -33,7 +33,7 @@ fn what_is_no_kernel() {
 #[test]
 fn a_handover_without_scratch_is_refused_by_name() {
     let (kernel, core) = (bzimage(), fixture("frozen.core"));
-    let output = kho(&["kexec", "load", kernel.path().to_str().unwrap(), "--handover", core.to_str().unwrap()]);
+    let output = kho(["kexec", "load", kernel.path().to_str().unwrap(), "--handover", core.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("--scratch <START+SIZE|DIR>"), "{error}");
@@ -44,7 +44,7 @@ fn a_handover_without_scratch_is_refused_by_name() {
 fn scratch_where_something_is_preserved() {
     let (kernel, core) = (bzimage(), fixture("frozen.core"));
     let args = ["--handover", core.to_str().unwrap(), "--scratch", "4MiB+4MiB", "--dry-run"];
-    let output = kho(&[&["kexec", "load", kernel.path().to_str().unwrap()][..], &args].concat());
+    let output = kho([&["kexec", "load", kernel.path().to_str().unwrap()][..], &args].concat());
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("scratch-overlap") && output.stdout.is_empty(), "{error}");
@@ -54,7 +54,7 @@ fn scratch_where_something_is_preserved() {
 #[test]
 fn a_dry_run_loads_nothing() {
     let kernel = bzimage();
-    let output = kho(&["kexec", "load", kernel.path().to_str().unwrap(), "--dry-run", "--format", "json"]);
+    let output = kho(["kexec", "load", kernel.path().to_str().unwrap(), "--dry-run", "--format", "json"]);
     let error = String::from_utf8(output.stderr).unwrap();
     if output.status.code() == Some(2) {
         assert!(error.contains("System RAM"), "{error}");
