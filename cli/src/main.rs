@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod dump;
+mod extract;
 mod source;
 mod units;
 
@@ -26,6 +27,7 @@ Examples:
   kho demo --keep out               the same, and the device tree, arena and memfds in out/
   kho dump out/arena.img            what is in it
   kho check vmcore                  everything that is wrong with what a machine handed over
+  kho extract vmcore --all files    every memfd of every session as a file
 
 Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
 
@@ -37,6 +39,8 @@ enum Command {
     Dump(dump::Args),
     /// Check a handover as a successor would, and list everything that is wrong
     Check(check::Args),
+    /// Take the bytes of what is handed over out of it: memfds, reserved memory, arrays
+    Extract(extract::Args),
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Extract(args) => extract::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kho", &mut script);

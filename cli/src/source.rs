@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
-use kho::inspect::{self, Decoded, FoundBy, NotShown, Options, PageSizeBy, Problem, SourceKind};
+use kho::inspect::{Decoded, FoundBy, NotShown, Opened, Options, PageSizeBy, Problem, SourceKind};
 use kho::mem::{Geometry, PhysAddr};
 use kho::report::{Code, Severity};
 
@@ -42,13 +42,18 @@ enum Pages {
 
 impl Source {
     pub(crate) fn decode(&self) -> Result<Decoded, NotShown> {
+        self.open().map(|opened| opened.decoded)
+    }
+
+    /// What is in it, and the memory.
+    pub(crate) fn open(&self) -> Result<Opened, NotShown> {
         let geometry = self.page_size.map(|pages| match pages {
             Pages::K4 => Geometry::K4,
             Pages::K16 => Geometry::K16,
             Pages::K64 => Geometry::K64,
         });
         let options = Options { fdt: self.fdt.map(PhysAddr::new), geometry, base: self.base.map(PhysAddr::new) };
-        inspect::open(&self.file, &options)
+        Opened::open(&self.file, &options)
     }
 
     /// The name of the file, for people.

@@ -140,6 +140,12 @@ impl<M: Memory + 'static> Plan<M> {
         self.tree.as_ref().map(|loaded| &loaded.tree)
     }
 
+    /// As [`Plan::tree`], and nothing else.
+    #[cfg(all(feature = "std", feature = "serde"))]
+    pub(crate) fn into_tree(self) -> Option<Tree> {
+        self.tree.map(|loaded| loaded.tree)
+    }
+
     /// [`Verdict::Fine`] or [`Verdict::Refused`].
     #[must_use]
     pub fn verdict(&self) -> Verdict {

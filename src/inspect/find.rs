@@ -1,6 +1,6 @@
 //! Which device tree in memory is the root of the handover.
 
-use alloc::rc::Rc;
+use alloc::sync::Arc;
 
 use super::show::{self, Seen};
 use super::view::{Candidate, PageSizeBy};
@@ -20,7 +20,7 @@ pub(super) const ROOTS: usize = 16;
 
 /// An image that several plans read, each with its own page size.
 pub(super) struct Shared {
-    image: Rc<Image>,
+    image: Arc<Image>,
     geometry: Geometry,
 }
 
@@ -89,7 +89,7 @@ impl Looked {
 
 /// Looks into the roots, and takes the one with the fewest errors, the first one of several: it, and the others.
 pub(super) fn best(
-    image: &Rc<Image>,
+    image: &Arc<Image>,
     roots: &[PhysAddr],
     geometries: &[(Geometry, PageSizeBy)],
 ) -> Result<Option<(Looked, Vec<Candidate>)>, NotShown> {
@@ -116,8 +116,8 @@ pub(super) fn best(
 }
 
 /// The tree of a root, if it can be read with that page size: cheap, beside a plan that may sum gigabytes.
-fn tree(image: &Rc<Image>, root: PhysAddr, geometry: Geometry) -> Option<Tree> {
-    let memory = Shared { image: Rc::clone(image), geometry };
+fn tree(image: &Arc<Image>, root: PhysAddr, geometry: Geometry) -> Option<Tree> {
+    let memory = Shared { image: Arc::clone(image), geometry };
     let bytes = read_root(&memory, root).ok()?;
     let map = Fdt::parse(&bytes).ok()?.root().property(kho::PRESERVED_MEMORY_MAP)?.u64_native().ok()?;
     Tree::load(&memory, PhysAddr::new(map)).ok().map(|loaded| loaded.tree)
@@ -125,7 +125,7 @@ fn tree(image: &Rc<Image>, root: PhysAddr, geometry: Geometry) -> Option<Tree> {
 
 /// The page size to read a root with. That a tree can be read means little: with a smaller page size than its own it
 /// may look empty. But a root is always preserved itself.
-fn geometry(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> (Geometry, PageSizeBy) {
+fn geometry(image: &Arc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> (Geometry, PageSizeBy) {
     let first = geometries.first().copied().unwrap_or((Geometry::K4, PageSizeBy::Guess));
     if geometries.len() < 2 {
         return first;
@@ -142,9 +142,9 @@ fn geometry(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSize
 }
 
 /// Plans a root.
-fn look(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> Result<Looked, NotShown> {
+fn look(image: &Arc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> Result<Looked, NotShown> {
     let geometry = geometry(image, root, geometries);
-    let memory = Shared { image: Rc::clone(image), geometry: geometry.0 };
+    let memory = Shared { image: Arc::clone(image), geometry: geometry.0 };
     let bytes = read_root(&memory, root).map_err(|fault| match fault.at().item.as_deref() {
         // No device tree at all.
         Some("magic") => NotShown {

@@ -20,13 +20,14 @@
 //! ```
 
 mod content;
+mod extract;
 mod find;
 mod show;
 #[cfg(test)]
 mod tests;
 mod view;
 
-use alloc::rc::Rc;
+use alloc::sync::Arc;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
@@ -40,6 +41,7 @@ use crate::radix::Tree;
 use crate::report::{Class, Code, Fault, Findings};
 
 pub use content::{Content, Device, Memfd, NamedRange, Session, SessionFile};
+pub use extract::{Extracted, Item, Opened, Place};
 pub use view::{
     Candidate, Decoded, FoundBy, Node, OrderCount, PageSize, PageSizeBy, Preserved, Problem, Range, Root, SourceKind,
     SourceView,
@@ -129,13 +131,18 @@ enum Hint {
 /// # Errors
 /// When nothing can be shown: no file, no handover, or a root that cannot be read.
 pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotShown> {
+    Opened::open(path, options).map(|opened| opened.decoded)
+}
+
+/// As [`open`], with the memory.
+fn open_all(path: &Path, options: &Options) -> Result<Opened, NotShown> {
     if let Some(base) = options.base {
-        let file = File::open(&path)
-            .map_err(|error| Fault::new(Code::Io).item(path.as_ref().display().to_string()).found(error))?;
-        return memory(Image::raw(file, base, Geometry::K4)?, options);
+        let file =
+            File::open(path).map_err(|error| Fault::new(Code::Io).item(path.display().to_string()).found(error))?;
+        return with_memory(Image::raw(file, base, Geometry::K4)?, options);
     }
     match Image::open(path) {
-        Ok(Source::Image(image)) => memory(image, options),
+        Ok(Source::Image(image)) => with_memory(image, options),
         Ok(Source::DeviceTree(_)) if options.fdt.is_some() || options.geometry.is_some() => {
             let fault = Fault::new(Code::FileKind).item("file").found("a device tree").expected("memory");
             Err(NotShown { fault, hint: Hint::NoMemory })
@@ -146,7 +153,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotSho
             file.rewind()
                 .and_then(|()| file.take(TREE_LIMIT).read_to_end(&mut bytes))
                 .map_err(|error| Fault::new(Code::Io).found(error))?;
-            device_tree(&bytes)
+            Ok(Opened { decoded: device_tree(&bytes)?, memory: None })
         }
         Err(fault) => {
             let hint = if fault.code() == Code::Magic { Hint::NoMagic } else { Hint::None };
@@ -183,10 +190,15 @@ pub fn device_tree(bytes: &[u8]) -> Result<Decoded, NotShown> {
 /// # Errors
 /// When it has no handover whose root can be read.
 pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
+    with_memory(image, options).map(|opened| opened.decoded)
+}
+
+/// As [`memory`], which is kept.
+fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
     let size = image.extents().iter().fold(0_u64, |sum, extent| sum.saturating_add(extent.size()));
     let kind = image.kind();
     let source = SourceView { kind: kind.into(), bytes: size, extents: image.extents().len() };
-    let image = Rc::new(image);
+    let image = Arc::new(image);
     let (roots, by) = match (options.fdt, kind, image.arena_root()) {
         (Some(root), ..) => (vec![root], FoundBy::Option),
         (None, ImageKind::Arena, Some((root, _))) => (vec![root], FoundBy::Header),
@@ -238,7 +250,7 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
     decoded.page_size = Some(PageSize { bytes: geometry.page_size(), by: page_size_by });
     decoded.candidates = others;
     decoded.preserved = plan.tree().map(Preserved::of);
-    Ok(decoded)
+    Ok(Opened { decoded, memory: plan.into_tree().map(|tree| (image, tree)) })
 }
 
 /// Reads blobs of which no component is known.

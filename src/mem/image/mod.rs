@@ -199,11 +199,14 @@ impl Image {
     /// # Errors
     /// The iterator ends after the first read that fails.
     pub fn find_fdt(&self) -> impl Iterator<Item = Result<PhysAddr, MemError>> + '_ {
-        candidates(self, |from| self.next_data(from))
+        candidates(self, |from| self.next_data(PhysAddr::new(from)))
     }
 
-    /// The next range that ends behind `from` and has data in the file.
-    fn next_data(&self, from: u64) -> Option<PhysRange> {
+    /// The first bytes from that address on that the file has. What is before them, or behind the last, is a hole of
+    /// the file, or of the memory.
+    #[must_use]
+    pub fn next_data(&self, from: PhysAddr) -> Option<PhysRange> {
+        let from = from.get();
         let pieces = self.pieces.get(self.pieces.partition_point(|piece| piece.end() <= from)..)?;
         pieces.iter().find_map(|piece| {
             let skip = from.saturating_sub(piece.start);
