@@ -4,7 +4,7 @@ use alloc::borrow::Cow;
 use alloc::sync::Arc;
 use alloc::vec;
 use core::fmt::{self, Write as _};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt as _;
@@ -356,7 +356,8 @@ impl Opened {
             return Err(Fault::new(Code::Refused).found("no memory, or no tree that says what of it is preserved"));
         };
         let bytes = item.size().unwrap_or(0);
-        let mut copy = Copy { image, tree, data: None, buffer: vec![0; PIECE], held: 0, offset: 0, written: 0, write };
+        let mut copy =
+            Copy { image, tree, data: BTreeMap::new(), buffer: vec![0; PIECE], held: 0, offset: 0, written: 0, write };
         body.runs(image, tree.geometry(), &mut |run| copy.run(run))?;
         copy.flush()?;
         Ok(Extracted { bytes, holes: bytes.saturating_sub(copy.written) })
@@ -434,8 +435,8 @@ type Sink<'a> = &'a mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>;
 struct Copy<'a> {
     image: &'a Image,
     tree: &'a Tree,
-    /// Memory that the file of the image has.
-    data: Option<PhysRange>,
+    /// Memory that the file of the image has, as far as it was asked for: first byte, and the one behind the last.
+    data: BTreeMap<PhysAddr, PhysAddr>,
     buffer: Vec<u8>,
     /// So many bytes of the buffer are filled.
     held: usize,
@@ -473,15 +474,23 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// The first bytes from there on that the file has. Asked of the system once for each piece: folios are many.
+    /// The first bytes from there on that the file has. What the system said is remembered: folios are many, and to
+    /// find the end of what is there it may have to look at each page of it.
     fn data_from(&mut self, at: PhysAddr) -> Option<PhysRange> {
-        match self.data.filter(|data| data.start() <= at && at < data.end()) {
-            Some(data) => Some(data),
+        let known = self.data.range(..=at).next_back().filter(|(_, end)| at < **end);
+        let (start, end) = match known {
+            Some((start, end)) => (*start, *end),
             None => {
-                self.data = self.image.next_data(at);
-                self.data
+                let found = self.image.next_data(at)?;
+                // The same, seen from further behind.
+                while let Some((&start, _)) = self.data.range(found.start()..found.end()).next() {
+                    self.data.remove(&start);
+                }
+                self.data.insert(found.start(), found.end());
+                (found.start(), found.end())
             }
-        }
+        };
+        PhysRange::new(start, end.get().saturating_sub(start.get()))
     }
 
     /// Copies bytes that are there.
