@@ -159,7 +159,7 @@ impl Tree {
         let [pages, heaps @ ..] = &mut cursors;
         let mut at = range.start().get();
         'next: while at < range.end() {
-            let clear = pages.next_clear(at).unwrap_or(u64::MAX);
+            let clear = pages.next_clear_below(at, range.end()).unwrap_or(u64::MAX);
             if clear > at {
                 at = clear;
                 continue;
