@@ -53,6 +53,7 @@
 //! | [`radix`], [`vmalloc`], [`block`] | which pages are preserved; scattered pages as one array; records in linked pages |
 //! | [`handover`] | the core: outgoing, incoming, plan, accepted, restored |
 //! | [`memfd`], [`selftest`], [`luo`], [`memblock`], [`metadata`] | what Linux knows |
+//! | `linux` | how the next kernel is told of a handover that was made for it |
 //! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
 //! | `transport` | how a handover travels: exec |
 //! | `inspect` | a dump, an arena or a device tree as one tree of values |
@@ -102,6 +103,8 @@ pub mod files;
 pub mod handover;
 #[cfg(all(feature = "std", feature = "serde"))]
 pub mod inspect;
+#[cfg(feature = "write")]
+pub mod linux;
 pub mod luo;
 pub mod mem;
 pub mod memblock;

@@ -3,7 +3,7 @@
 //! The root is a flattened device tree of at most one page: [`PRESERVED_MEMORY_MAP`] of the root node is the physical
 //! address of the radix tree, each subnode names a blob by [`PRESERVED_DATA`] and [`BLOB_SIZE`]. Values are native u64.
 
-use zerocopy::little_endian::U64;
+use zerocopy::little_endian::{U32, U64};
 
 use super::wire::wire;
 use crate::compat::Compat;
@@ -52,6 +52,16 @@ wire! {
         0 addr: U64,
         /// Bytes.
         8 size: U64,
+    }
+
+    /// Start of each entry of the x86-64 `setup_data` list; its payload follows.
+    pub struct SetupHeader: 16 align 8 of None => {
+        /// Physical address of the next entry; 0 ends the list.
+        0 next: U64,
+        /// What it is: [`SETUP_DATA_TYPE`].
+        8 kind: U32,
+        /// Bytes of the payload.
+        12 len: U32,
     }
 
     /// Payload of the x86-64 `setup_data` entry.

@@ -35,6 +35,7 @@ pub const LAYOUTS: &[&Layout] = &[
     files::Record::LAYOUT,
     kexec_metadata::KexecMetadata::LAYOUT,
     kho::Scratch::LAYOUT,
+    kho::SetupHeader::LAYOUT,
     kho::SetupData::LAYOUT,
     liveupdate::SessionByName::LAYOUT,
     liveupdate::SessionFile::LAYOUT,

@@ -30,6 +30,7 @@
 
 mod check;
 pub mod dts;
+mod edit;
 mod names;
 mod read;
 mod values;

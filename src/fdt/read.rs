@@ -90,7 +90,7 @@ impl<'a> Fdt<'a> {
     }
 
     #[inline]
-    fn slice(&self, start: u32, len: u32) -> &'a [u8] {
+    pub(super) fn slice(&self, start: u32, len: u32) -> &'a [u8] {
         let start = index_of(start);
         self.blob.get(start..start.wrapping_add(index_of(len))).unwrap_or(&[])
     }
@@ -131,7 +131,7 @@ impl<'a> Node<'a> {
 
     /// Offset of the first token in it.
     #[inline]
-    fn inside(&self) -> u32 {
+    pub(super) fn inside(&self) -> u32 {
         align4(self.at.wrapping_add(5).wrapping_add(self.name_len))
     }
 
@@ -211,8 +211,8 @@ impl fmt::Debug for Node<'_> {
 #[derive(Clone, Copy)]
 pub struct Property<'a> {
     fdt: Fdt<'a>,
-    at: u32,
-    size: u32,
+    pub(super) at: u32,
+    pub(super) size: u32,
 }
 
 impl<'a> Property<'a> {

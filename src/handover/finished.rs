@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::outgoing::Outgoing;
 use super::scope::Home;
+use crate::linux::Boot;
 use crate::mem::{Frame, PhysRange};
 use crate::num::u64_of;
 use crate::radix;
@@ -13,6 +14,8 @@ pub(super) struct Root {
     pub(super) page: Frame,
     pub(super) stored: radix::Stored,
     pub(super) range: PhysRange,
+    /// What it has no room for.
+    pub(super) warnings: Vec<Fault>,
 }
 
 /// A handover that could not be finished, as it was before.
@@ -49,6 +52,19 @@ impl<M: Home> Finished<M> {
     #[must_use]
     pub const fn root(&self) -> PhysRange {
         self.root.range
+    }
+
+    /// What the next kernel is told by its boot protocol: of a handover [for Linux](Outgoing::for_linux).
+    #[must_use]
+    pub fn boot(&self) -> Option<Boot> {
+        self.outgoing.linux.as_ref().map(|linux| Boot { fdt: self.root.range, scratch: linux.range })
+    }
+
+    /// What the root FDT does not say for lack of room, each of [`Code::RootFull`](crate::report::Code::RootFull): only
+    /// a handover [for Linux](Outgoing::for_linux), whose root is one page, has any.
+    #[must_use]
+    pub fn warnings(&self) -> &[Fault] {
+        &self.root.warnings
     }
 
     /// The memory.

@@ -88,12 +88,16 @@ mod finished;
 #[cfg(all(test, feature = "std"))]
 mod flipped;
 mod incoming;
+#[cfg(feature = "write")]
+mod linux;
 mod node;
 #[cfg(feature = "write")]
 mod outgoing;
 mod plan;
 mod planner;
 mod registry;
+#[cfg(feature = "write")]
+mod root;
 #[cfg(feature = "write")]
 mod scope;
 #[cfg(all(test, feature = "write"))]

@@ -1,26 +1,22 @@
 //! The predecessor's half: preserve components, finish, or take it all back.
 
 use alloc::borrow::ToOwned as _;
-use alloc::string::{String, ToString as _};
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::MEM_LIMIT;
-use super::claims::{coalesce, largest};
-use super::finished::{Finished, Root, Unfinished};
+use super::finished::{Finished, Unfinished};
+use super::linux::Linux;
 use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
-use crate::abi::kho;
 use crate::compat::CompatList;
-use crate::fdt::Builder;
-use crate::mem::{Bits, Frame, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange, fresh_home};
-use crate::num::u64_of;
-use crate::radix::{self, Tree};
+use crate::mem::{Bits, Frame, Frames, Geometry, MemError, Memory, Order, PhysAddr, PhysRange, fresh_home};
+use crate::radix::Tree;
 use crate::report::{Code, Fault};
 
 pub(super) struct OutgoingNode {
-    name: String,
-    compat: CompatList<'static>,
-    optional: bool,
-    blob: Blob,
+    pub(super) name: String,
+    pub(super) compat: CompatList<'static>,
+    pub(super) optional: bool,
+    pub(super) blob: Blob,
     pub(super) kept: Kept,
 }
 
@@ -53,6 +49,8 @@ pub struct Outgoing<M: Home> {
     /// Every page that is preserved.
     owned: Bits,
     pub(super) nodes: Vec<OutgoingNode>,
+    /// What the next kernel needs, when it is for one.
+    pub(super) linux: Option<Linux>,
 }
 
 impl<M: Home> core::fmt::Debug for Outgoing<M> {
@@ -67,7 +65,7 @@ impl<M: Home> Outgoing<M> {
     #[must_use]
     pub fn new(memory: M) -> Self {
         let tree = Tree::new(memory.geometry());
-        Outgoing { memory, tree, owned: Bits::default(), nodes: Vec::new() }
+        Outgoing { memory, tree, owned: Bits::default(), nodes: Vec::new(), linux: None }
     }
 
     /// Preserves a component as the node `name`: all of it, or on an error nothing.
@@ -126,6 +124,9 @@ impl<M: Home> Outgoing<M> {
         while let Some(node) = self.nodes.pop() {
             release(&mut self.memory, &mut self.tree, &mut self.owned, node.kept);
         }
+        if let Some(linux) = self.linux {
+            self.memory.free(linux.array);
+        }
         self.memory
     }
 
@@ -151,80 +152,6 @@ impl<M: Home> Outgoing<M> {
                 Err(Unfinished { fault, outgoing: self })
             }
         }
-    }
-
-    fn write_root(&mut self) -> Result<Root, Fault> {
-        let geometry = self.memory.geometry();
-        // The size does not depend on where the tree will be.
-        let size = u64_of(self.root_fdt(PhysAddr::new(0))?.len());
-        let order =
-            Order::holding(size, geometry).ok_or_else(|| Fault::new(Code::TooLarge).item("root FDT").found(size))?;
-        let page = self.memory.alloc(order)?;
-        let folio = page.folio();
-        self.tree.add(folio);
-        let written = self.write_tree_and_fdt(&page, geometry);
-        match written {
-            Ok((stored, range)) => Ok(Root { page, stored, range }),
-            Err(fault) => {
-                self.tree.remove(folio);
-                self.memory.free(page);
-                Err(fault)
-            }
-        }
-    }
-
-    fn write_tree_and_fdt(&mut self, page: &Frame, geometry: Geometry) -> Result<(radix::Stored, PhysRange), Fault> {
-        let stored = self.tree.store(&mut self.memory)?;
-        let done = (|| {
-            let fdt = self.root_fdt(stored.root)?;
-            self.memory.write(page, 0, &fdt)?;
-            let range = PhysRange::new(page.folio().addr(geometry), u64_of(fdt.len()))
-                .ok_or_else(|| Fault::new(Code::TooLarge).item("root FDT").found(fdt.len()))?;
-            self.memory.announce(Some(range))?;
-            Ok(range)
-        })();
-        match done {
-            Ok(range) => Ok((stored, range)),
-            Err(fault) => {
-                stored.free(&mut self.memory);
-                Err(fault)
-            }
-        }
-    }
-
-    fn root_fdt(&self, tree: PhysAddr) -> Result<Vec<u8>, Fault> {
-        let geometry = self.memory.geometry();
-        let mut fdt = Builder::new();
-        let mut made_of: Vec<String> = [crate::abi::radix::COMPAT]
-            .into_iter()
-            .chain(self.nodes.iter().flat_map(|node| node.compat.uses().iter().copied()))
-            .map(|compat| compat.to_string())
-            .collect();
-        made_of.sort_unstable();
-        made_of.dedup();
-        fdt.strings(kho::COMPATIBLE, [kho::COMPAT.to_string()].into_iter().chain(made_of))?;
-        fdt.cells_u32(kho::ADDRESS_CELLS, &[2])?;
-        fdt.cells_u32(kho::SIZE_CELLS, &[2])?;
-        fdt.u64_native(kho::PRESERVED_MEMORY_MAP, tree.get())?;
-        for node in &self.nodes {
-            fdt.node(&node.name, |fdt| {
-                fdt.strings(kho::COMPATIBLE, node.compat.iter().map(|compat| compat.to_string()))?;
-                let mut ranges: Vec<PageRange> = node.kept.folios.iter().map(|folio| folio.range()).collect();
-                coalesce(&mut ranges);
-                let partial = largest(&mut ranges, MEM_LIMIT);
-                let bytes: Vec<PhysRange> = ranges.iter().map(|range| range.bytes(geometry)).collect();
-                fdt.mem(&bytes)?;
-                if partial {
-                    fdt.empty(kho::MEM_PARTIAL)?;
-                }
-                if node.optional {
-                    fdt.empty(kho::OPTIONAL)?;
-                }
-                fdt.u64_native(kho::PRESERVED_DATA, node.blob.range().start().get())?;
-                fdt.u64_native(kho::BLOB_SIZE, node.blob.range().size())
-            })?;
-        }
-        fdt.finish()
     }
 }
 

@@ -1,11 +1,14 @@
 //! What the predecessor's components write into.
 
+use alloc::borrow::ToOwned as _;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::compat::CompatList;
-use crate::mem::{Bits, Folio, Frame, Frames, Geometry, MemError, Memory, Order, PhysAddr, PhysRange};
+use crate::mem::{
+    Bits, Folio, Frame, Frames, Geometry, MemError, Memory, Order, PageRange, Pfn, PhysAddr, PhysRange, Ram,
+};
 use crate::num::u64_of;
 use crate::radix::Tree;
 use crate::report::{Code, Fault};
@@ -49,9 +52,38 @@ pub trait Home: Frames + Sized {
         let _ = root;
         Ok(())
     }
+
+    /// Never hands out a page of these bytes, which are somebody else's.
+    ///
+    /// # Errors
+    /// [`Code::Refused`] when it cannot promise that, as a memory that has these pages and does not know how.
+    fn keep_out(&mut self, owner: &str, bytes: PhysRange) -> Result<(), Fault> {
+        let common = |extent: &PhysRange| extent.start() < bytes.end() && bytes.start() < extent.end();
+        if self.extents().iter().any(common) {
+            let fault = Fault::new(Code::Refused).address(bytes.start().get()).item(owner.to_owned());
+            return Err(fault.found("a memory that has these pages, and cannot keep them out"));
+        }
+        Ok(())
+    }
+
+    /// Takes exactly this block, if all of it is free.
+    ///
+    /// # Errors
+    /// [`MemError::NotHeld`] when a page of it is not free, or this memory chooses places itself.
+    fn alloc_at(&mut self, folio: Folio) -> Result<Frame, MemError> {
+        Err(MemError::NotHeld { folio })
+    }
 }
 
-impl Home for crate::mem::Ram {}
+impl Home for Ram {
+    fn keep_out(&mut self, owner: &str, bytes: PhysRange) -> Result<(), Fault> {
+        Ram::keep_out(self, owner, bytes)
+    }
+
+    fn alloc_at(&mut self, folio: Folio) -> Result<Frame, MemError> {
+        Ram::alloc_at(self, folio)
+    }
+}
 
 /// The blob of a node: where it is, and how many bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +172,48 @@ impl<'a, M: Home> Scope<'a, M> {
         Ok(frame)
     }
 
+    /// Allocates and preserves contiguous pages as Linux does it: in the largest blocks that fit. They start at a
+    /// multiple of the block `align`, and are one range.
+    ///
+    /// # Errors
+    /// [`Code::TooLarge`] for no pages or too many, [`Code::Exhausted`] when there is no such run, [`Code::Refused`]
+    /// when this memory chooses places itself.
+    pub fn alloc_run(&mut self, pages: u64, align: Order) -> Result<(PageRange, Vec<Frame>), Fault> {
+        let geometry = self.geometry();
+        let bytes = pages.checked_mul(geometry.page_size()).filter(|&bytes| bytes > 0);
+        let order = bytes.and_then(|bytes| Order::holding(bytes, geometry));
+        let order = order.ok_or_else(|| Fault::new(Code::TooLarge).item("pages").found(pages))?;
+        // A block that is large enough says where; it is given back, and its front taken in pieces.
+        let whole = self.memory.alloc(order.max(align))?;
+        let start = whole.folio().pfn();
+        self.memory.free(whole);
+        let run = PageRange::new(start, pages).ok_or_else(|| Fault::new(Code::TooLarge).item("pages").found(pages))?;
+        let mut frames = Vec::new();
+        let mut from = start.get();
+        while let Some(rest) = run.end().checked_sub(from).filter(|&rest| rest > 0) {
+            let order = Order::new(from.trailing_zeros().min(rest.ilog2()).min(Order::MAX.get()));
+            let folio = order.and_then(|order| Folio::new(Pfn::new(from)?, order));
+            let folio = folio.ok_or_else(|| Fault::new(Code::TooLarge).item("pages").found(pages))?;
+            let frame = self.memory.alloc_at(folio)?;
+            frames.push(self.hold(frame)?);
+            self.kept.bulk = self.kept.bulk.saturating_add(folio.order().pages());
+            from = from.saturating_add(folio.order().pages());
+        }
+        Ok((run, frames))
+    }
+
+    /// Preserves a frame of the memory, which belongs to the node from now on.
+    fn hold(&mut self, frame: Frame) -> Result<Frame, MemError> {
+        let folio = frame.folio();
+        if self.keep(folio).is_err() {
+            // Only a memory that hands out what it handed out before comes here.
+            self.memory.free(frame);
+            return Err(MemError::NotHeld { folio });
+        }
+        self.kept.frames.insert(folio.pfn().get(), frame);
+        Ok(Frame::of(self.home, folio))
+    }
+
     /// The memory itself, to read what the user's frames hold.
     #[must_use]
     pub const fn memory(&self) -> &M {
@@ -197,14 +271,7 @@ impl<M: Home> Frames for Scope<'_, M> {
     /// Allocates and preserves: the block belongs to the node, also when the frame is dropped.
     fn alloc(&mut self, order: Order) -> Result<Frame, MemError> {
         let frame = self.memory.alloc(order)?;
-        let folio = frame.folio();
-        if self.keep(folio).is_err() {
-            // Only a memory that hands out what it handed out before comes here.
-            self.memory.free(frame);
-            return Err(MemError::NotHeld { folio });
-        }
-        self.kept.frames.insert(folio.pfn().get(), frame);
-        Ok(Frame::of(self.home, folio))
+        self.hold(frame)
     }
 
     fn holds(&self, frame: &Frame) -> bool {

@@ -7,6 +7,10 @@
 //! Sessions are there only once the machine is frozen, which is when it reboots.
 
 #[cfg(all(test, feature = "write"))]
+mod authored;
+#[cfg(feature = "write")]
+mod save;
+#[cfg(all(test, feature = "write"))]
 mod tests;
 
 use alloc::collections::BTreeSet;
@@ -22,6 +26,9 @@ use crate::memfd::{self, Pages};
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
 use crate::text::{self, Name};
+
+#[cfg(feature = "write")]
+pub use save::{NewContent, NewFile, NewSession, Sessions};
 
 /// What the node is made of, when it says so. What the files are made of they say themselves, each by its handler.
 pub const MADE_OF: CompatList<'static> = CompatList::new(abi::luo::COMPAT, &[block::COMPAT]);

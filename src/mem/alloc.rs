@@ -109,6 +109,23 @@ impl FrameAllocator {
         self.free_pages
     }
 
+    /// The pages of the window that are not free: sorted, and neighbours joined.
+    pub(crate) fn used(&self) -> Vec<PageRange> {
+        let mut free: Vec<(u64, u64)> = Vec::new();
+        for (order, blocks) in self.free.iter().enumerate() {
+            free.extend(blocks.iter().map(|&start| (start, start.wrapping_add(1_u64 << order))));
+        }
+        free.sort_unstable();
+        let mut used = Vec::new();
+        let mut from = self.window.start().get();
+        for (start, end) in free.into_iter().chain([(self.window.end(), self.window.end())]) {
+            let gap = Pfn::new(from).and_then(|first| PageRange::new(first, start.saturating_sub(from)));
+            used.extend(gap.filter(|gap| gap.count() > 0));
+            from = end;
+        }
+        used
+    }
+
     /// Whether the frame came out of this allocator.
     #[must_use]
     pub const fn holds(&self, frame: &Frame) -> bool {

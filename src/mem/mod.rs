@@ -85,6 +85,14 @@ pub enum MemError {
         /// The block.
         folio: Folio,
     },
+    /// A block in pages that are kept for somebody else.
+    #[error("{folio} is in the pages of {owner}")]
+    KeptOut {
+        /// The block.
+        folio: Folio,
+        /// Whose pages they are.
+        owner: ::alloc::string::String,
+    },
 }
 
 impl From<MemError> for Fault {
@@ -101,6 +109,7 @@ impl From<MemError> for Fault {
             }
             MemError::Exhausted { .. } => Fault::new(Code::Exhausted).found(&error),
             MemError::NotHeld { .. } => Fault::new(Code::Refused).found(&error),
+            MemError::KeptOut { .. } => Fault::new(Code::OwnedTwice).found(&error),
         }
     }
 }

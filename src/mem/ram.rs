@@ -1,15 +1,17 @@
 //! An image in ordinary memory: small handovers, tests, and what is authored for a machine.
 
+use alloc::borrow::ToOwned as _;
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::inherited::Inherited;
 use super::{
-    Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange,
+    Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, Pfn, PhysAddr, PhysRange,
 };
 use crate::num::{u64_of, usize_of};
-use crate::report::Fault;
+use crate::report::{Code, Fault};
 
 /// A window of pages in ordinary memory. Pages that were never written are zero and cost nothing.
 ///
@@ -30,10 +32,13 @@ pub struct Ram {
     frames: FrameAllocator,
     /// What a predecessor preserved and nobody took over.
     inherited: Inherited,
-
     extents: [PhysRange; 1],
     /// The pages that were written, by page number.
     pages: BTreeMap<u64, Vec<u8>>,
+    /// Pages that are never handed out, and whose they are.
+    kept_out: Vec<(String, PageRange)>,
+    /// How many pages of the window these are.
+    kept_pages: u64,
 }
 
 impl Ram {
@@ -45,6 +50,97 @@ impl Ram {
             inherited: Inherited::default(),
             extents: [window.bytes(geometry)],
             pages: BTreeMap::new(),
+            kept_out: Vec::new(),
+            kept_pages: 0,
+        }
+    }
+
+    /// Never hands out a page of these bytes: they are somebody else's, as scratch, a kernel, an initrd. They may pass
+    /// the window, and overlap what is kept out already.
+    ///
+    /// ```
+    /// use kho::mem::{Folio, Geometry, PageRange, Pfn, PhysAddr, PhysRange, Ram};
+    ///
+    /// let mut ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 16).unwrap());
+    /// ram.keep_out("initrd", PhysRange::new(PhysAddr::new(0x10_2000), 0x1800).unwrap())?;
+    /// assert_eq!(ram.free_pages(), 14);
+    /// let refused = ram.alloc_at(Folio::page(Pfn::new(0x103).unwrap())).unwrap_err();
+    /// assert_eq!(refused.to_string(), "pfn 0x103 order 0 is in the pages of initrd");
+    /// # Ok::<(), kho::report::Fault>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Code::Refused`] when blocks of this memory were handed out already, so that one may lie there;
+    /// [`Code::TooLarge`] for bytes beyond [`Pfn::LIMIT`].
+    pub fn keep_out(&mut self, owner: &str, bytes: PhysRange) -> Result<(), Fault> {
+        let fault = |code| Fault::new(code).address(bytes.start().get()).item(owner.to_owned());
+        let pages = PageRange::around(bytes, self.geometry())
+            .ok_or_else(|| fault(Code::TooLarge).found(bytes).expected("below 2^47 pages"))?;
+        let is_inside = |(_, kept): &(String, PageRange)| kept.start() <= pages.start() && pages.end() <= kept.end();
+        if pages.overlaps(self.frames.window()) && !self.kept_out.iter().any(is_inside) {
+            if self.frames.free_pages().saturating_add(self.kept_pages) != self.frames.window().count() {
+                let fault = fault(Code::Refused).found("a memory of which blocks were handed out");
+                return Err(fault.expected("pages that are kept out before the first block is allocated"));
+            }
+            self.reserve(pages);
+        }
+        self.kept_out.push((owner.to_owned(), pages));
+        Ok(())
+    }
+
+    fn reserve(&mut self, pages: PageRange) {
+        let before = self.frames.free_pages();
+        self.frames.reserve(pages);
+        self.kept_pages = self.kept_pages.saturating_add(before.saturating_sub(self.frames.free_pages()));
+    }
+
+    /// What a loader has to put into place: the bytes of all blocks that are held and of all pages that were written,
+    /// by address, neighbours joined. Blocks that were never written are zeros, which memory elsewhere is not.
+    pub fn segments(&self) -> impl Iterator<Item = (PhysAddr, Vec<u8>)> + '_ {
+        let kept = self.kept_out.iter().map(|(_, pages)| *pages);
+        let held = kept.fold(self.frames.used(), |ranges, hole| {
+            ranges.into_iter().flat_map(|range| without(range, hole)).collect()
+        });
+        let written = self.pages.keys().filter_map(|&page| Some(PageRange::new(Pfn::new(page)?, 1)?));
+        let mut ranges: Vec<PageRange> = held.into_iter().chain(written).collect();
+        ranges.sort_unstable();
+        let mut ranges = ranges.into_iter().peekable();
+        core::iter::from_fn(move || {
+            let first = ranges.next()?;
+            let mut end = first.end();
+            while let Some(next) = ranges.next_if(|next| next.start().get() <= end) {
+                end = end.max(next.end());
+            }
+            let run = PageRange::new(first.start(), end.saturating_sub(first.start().get()))?.bytes(self.geometry());
+            let mut bytes = vec![0; usize_of(run.size())];
+            // Inside the window.
+            self.read(run.start(), &mut bytes).ok()?;
+            Some((run.start(), bytes))
+        })
+    }
+
+    /// Writes the whole window as a file that a machine loads at its first address, as QEMU's
+    /// `-device loader,file=FILE,addr=0x...,force-raw=on`. Pages that were never written are holes of it.
+    ///
+    /// # Errors
+    /// What the system says.
+    #[cfg(feature = "std")]
+    pub fn write_image(&self, file: &std::fs::File) -> std::io::Result<()> {
+        let [window] = self.extents;
+        file.set_len(0)?;
+        file.set_len(window.size())?;
+        for (&page, bytes) in &self.pages {
+            let at = (page << self.geometry().page_shift()).wrapping_sub(window.start().get());
+            std::os::unix::fs::FileExt::write_all_at(file, bytes, at)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was written into a block.
+    fn clear(&mut self, block: PageRange) {
+        let stale: Vec<u64> = self.pages.range(block.start().get()..block.end()).map(|(&page, _)| page).collect();
+        for page in stale {
+            self.pages.remove(&page);
         }
     }
 
@@ -71,12 +167,18 @@ impl Ram {
         Ok(())
     }
 
-    /// Takes exactly this block, if all of it is free.
+    /// Takes exactly this block, if all of it is free. Its contents are zero.
     ///
     /// # Errors
-    /// [`MemError::NotHeld`] when a page of it is not free.
+    /// [`MemError::KeptOut`] when a page of it is [kept out](Ram::keep_out), else [`MemError::NotHeld`] when one is not
+    /// free.
     pub fn alloc_at(&mut self, folio: Folio) -> Result<Frame, MemError> {
-        self.frames.alloc_at(folio)
+        if let Some((owner, _)) = self.kept_out.iter().find(|(_, pages)| pages.overlaps(folio.range())) {
+            return Err(MemError::KeptOut { folio, owner: owner.clone() });
+        }
+        let frame = self.frames.alloc_at(folio)?;
+        self.clear(folio.range());
+        Ok(frame)
     }
 
     /// How many pages are free.
@@ -89,6 +191,14 @@ impl Ram {
         let [extent] = self.extents;
         if extent.contains(at, len) { Ok(()) } else { Err(MemError::Outside { at, len }) }
     }
+}
+
+/// The pages of a range that are not in the hole.
+fn without(range: PageRange, hole: PageRange) -> impl Iterator<Item = PageRange> {
+    let part = |from: u64, to: u64| PageRange::new(Pfn::new(from)?, to.checked_sub(from).filter(|&count| count > 0)?);
+    let (start, end) = (range.start().get(), range.end());
+    let (from, to) = (hole.start().get(), hole.end());
+    part(start, end.min(from)).into_iter().chain(part(start.max(to), end))
 }
 
 impl Memory for Ram {
@@ -127,12 +237,8 @@ impl Memory for Ram {
 impl Frames for Ram {
     fn alloc(&mut self, order: Order) -> Result<Frame, MemError> {
         let frame = self.frames.alloc(order)?;
-        let range = frame.folio().range();
-        // Whoever held these pages before may have left something in them.
-        let stale: Vec<u64> = self.pages.range(range.start().get()..range.end()).map(|(&page, _)| page).collect();
-        for page in stale {
-            self.pages.remove(&page);
-        }
+        // An image made by hand may have something there.
+        self.clear(frame.folio().range());
         Ok(frame)
     }
 
@@ -144,6 +250,7 @@ impl Frames for Ram {
         if self.frames.holds(&frame)
             && let Some(frame) = self.inherited.unclaim(frame)
         {
+            self.clear(frame.folio().range());
             self.frames.free(frame);
         }
     }
@@ -161,6 +268,9 @@ impl Claim for Ram {
         nodes: &mut dyn Iterator<Item = PageRange>,
     ) -> Result<(), Fault> {
         (self.frames, self.inherited) = Inherited::new(self.frames.geometry(), self.frames.window(), preserved, nodes)?;
+        self.kept_pages = 0;
+        let kept: Vec<PageRange> = self.kept_out.iter().map(|(_, pages)| *pages).collect();
+        kept.into_iter().for_each(|pages| self.reserve(pages));
         Ok(())
     }
 
@@ -230,5 +340,77 @@ mod tests {
         let mut bytes = [1; 6];
         ram.read(PhysAddr::new(0x1000), &mut bytes).unwrap();
         assert_eq!(bytes, [0; 6]);
+    }
+
+    fn bytes(start: u64, size: u64) -> PhysRange {
+        PhysRange::new(PhysAddr::new(start), size).unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_out_is_never_handed_out() {
+        let window = PageRange::new(Pfn::new(0x10).unwrap(), 32).unwrap();
+        let mut ram = Ram::new(Geometry::K4, window);
+        ram.keep_out("scratch", bytes(0x1_8000, 0x4000)).unwrap();
+        ram.keep_out("initrd", bytes(0x1_9fff, 2)).unwrap();
+        ram.keep_out("kernel", bytes(0x2_e000, 1 << 20)).unwrap();
+        ram.keep_out("dtb", bytes(0x100_0000, 0x1000)).unwrap();
+        assert_eq!(ram.free_pages(), 26);
+        let at = |page, order| Folio::new(Pfn::new(page).unwrap(), Order::new(order).unwrap()).unwrap();
+        let kept = ram.alloc_at(at(0x18, 3)).unwrap_err();
+        assert_eq!(kept, MemError::KeptOut { folio: at(0x18, 3), owner: "scratch".into() });
+        let fault = Fault::from(kept);
+        assert_eq!(fault.to_string(), "owned-twice: pfn 0x18 order 3 is in the pages of scratch");
+        let all: Vec<Frame> = std::iter::from_fn(|| ram.alloc(Order::ZERO).ok()).collect();
+        let mut pages: Vec<u64> = all.iter().map(|frame| frame.folio().pfn().get()).collect();
+        pages.sort_unstable();
+        assert_eq!(pages, (0x10..0x18).chain(0x1c..0x2e).collect::<Vec<_>>());
+        // What is inside is kept out already; what is not may be held by now.
+        ram.keep_out("scratch", bytes(0x1_9000, 0x1000)).unwrap();
+        let fault = ram.keep_out("late", bytes(0x1_b000, 0x2000)).unwrap_err();
+        assert_eq!(
+            fault.to_string(),
+            "refused: late at 0x1b000: found a memory of which blocks were handed out, expected pages that are kept \
+             out before the first block is allocated"
+        );
+        ram.keep_out("elsewhere", bytes(0x100_0000, 0x2000)).unwrap();
+        let fault = ram.keep_out("far", bytes(u64::MAX, 0)).unwrap_err();
+        assert_eq!((fault.code(), fault.expected_text()), (Code::TooLarge, "below 2^47 pages"));
+    }
+
+    #[test]
+    fn a_successor_does_not_get_what_is_kept_out_either() {
+        let mut ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x10).unwrap(), 16).unwrap());
+        ram.keep_out("scratch", bytes(0x1_8000, 0x8000)).unwrap();
+        let held = Folio::page(Pfn::new(0x10).unwrap());
+        ram.admit(&mut [held].into_iter(), &mut std::iter::empty()).unwrap();
+        assert_eq!(ram.free_pages(), 7);
+    }
+
+    #[test]
+    fn segments_and_the_raw_image() {
+        let mut ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x10).unwrap(), 16).unwrap());
+        ram.keep_out("scratch", bytes(0x1_2000, 0x2000)).unwrap();
+        let [one, _two, four] = [0, 0, 2].map(|order| ram.alloc(Order::new(order).unwrap()).unwrap());
+        ram.write(&one, 1, b"one").unwrap();
+        ram.write(&four, 0x3fff, b"4").unwrap();
+        ram.poke(PhysAddr::new(0x1_3002), b"in scratch").unwrap();
+        let gone = ram.alloc(Order::new(3).unwrap()).unwrap();
+        ram.write(&gone, 0, b"gone").unwrap();
+        ram.free(gone);
+        let segments: Vec<_> = ram.segments().collect();
+        let places: Vec<_> = segments.iter().map(|(at, bytes)| (at.get(), bytes.len())).collect();
+        assert_eq!(places, [(0x1_0000, 0x2000), (0x1_3000, 0x5000)]);
+        assert_eq!((&segments[0].1[..5], segments[1].1[0x4fff]), (&b"\0one\0"[..], b'4'));
+        #[cfg(feature = "std")]
+        {
+            let file = tempfile::tempfile().unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &[1; 99], 1 << 20).unwrap();
+            ram.write_image(&file).unwrap();
+            let mut image = vec![1; 1 << 20];
+            assert_eq!(std::os::unix::fs::FileExt::read_at(&file, &mut image, 0).unwrap(), 16 << 12);
+            let mut whole = vec![0; 16 << 12];
+            ram.read(PhysAddr::new(0x1_0000), &mut whole).unwrap();
+            assert!(image[..16 << 12] == whole);
+        }
     }
 }

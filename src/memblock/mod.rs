@@ -3,6 +3,8 @@
 //! A device tree of one node for each range. The ranges themselves are preserved in whatever blocks Linux splits them
 //! into; a partial last page is not preserved.
 
+#[cfg(feature = "write")]
+mod save;
 #[cfg(all(test, feature = "write"))]
 mod tests;
 
@@ -17,6 +19,9 @@ use crate::handover::{Check, Node, match_any};
 use crate::mem::{Memory, PageRange, PhysAddr, PhysRange};
 use crate::report::{Code, Fault};
 use crate::text::Name;
+
+#[cfg(feature = "write")]
+pub use save::{NewRange, Ranges};
 
 /// What the node is made of, when it says so.
 pub const MADE_OF: CompatList<'static> = CompatList::new(COMPAT, &[]);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::fdt::Builder;
 use crate::handover::Scope;
-use crate::handover::testing::{block, planned, written};
+use crate::handover::testing::{block, planned, sent, written};
 use crate::mem::{Geometry, Ram};
 use alloc::string::{String, ToString as _};
 
@@ -135,4 +135,55 @@ fn a_blob_that_is_no_tree_or_too_long() {
         |bytes: &'static [u8]| planned(written(Geometry::K4, MADE_OF, |scope| scope.blob(bytes)), MemblockNode).1;
     assert!(blob(&[0; 48])[0].starts_with("fdt-header:"), "{:?}", blob(&[0; 48]));
     assert!(blob(&[0; 65_537])[0].starts_with("too-large: blob-size at"), "{:?}", blob(&[0; 65_537]));
+}
+
+fn range(name: &str, size: u64, align: u64) -> NewRange<'static> {
+    NewRange { name: name.into(), size, align, bytes: b"" }
+}
+
+#[test]
+fn what_is_written_for_linux() {
+    // Blocks as Linux splits a run, and no larger: 7 pages aligned to 2.
+    let bytes = [7; 0x6001];
+    let ranges =
+        alloc::vec![NewRange { bytes: &bytes, ..range("one", 0x7000, 0x2000) }, range("fifteen-letters", 0x1000, 1)];
+    let incoming = sent(Geometry::K4, &Ranges { ranges });
+    let fdt = incoming.plan(&crate::handover::Registry::observing());
+    let orders: Vec<u32> =
+        fdt.tree().unwrap().iter().map(|folio| folio.order().get()).filter(|&order| order > 0).collect();
+    // The run starts at a multiple of 8 pages, as it does in memory that is empty.
+    assert_eq!(orders, [2, 1]);
+    let (found, findings) =
+        planned(sent(Geometry::K4, &Ranges { ranges: alloc::vec![range("one", 0x7000, 0x2000)] }), MemblockNode);
+    assert_eq!(findings, [""; 0]);
+    let found = found.unwrap();
+    assert_eq!((found.ranges[0].name.as_bytes(), found.ranges[0].size), (&b"one"[..], 0x7000));
+    assert_eq!(found.ranges[0].start.get() % 0x2000, 0);
+}
+
+#[test]
+fn ranges_that_linux_would_not_revive() {
+    let refused = |ranges: Vec<NewRange<'static>>| {
+        let mut outgoing = crate::handover::Outgoing::new(crate::handover::testing::ram(Geometry::K4));
+        let fault = outgoing.preserve("memblock", &Ranges { ranges }).unwrap_err();
+        assert_eq!(outgoing.memory().free_pages(), 4096);
+        fault.to_string()
+    };
+    let one = |range| refused(alloc::vec![range]);
+    let nine = (0..9).map(|n| range(&format!("m{n}"), 4096, 4096)).collect();
+    assert_eq!(refused(nine), "too-large: ranges: found 9, expected at most 8");
+    let long = one(range("sixteen--letters", 4096, 1));
+    assert_eq!(long, "text: sixteen--letters.name: found 16 bytes, expected at most 15");
+    assert!(one(range("a@1", 4096, 1)).starts_with("fdt-name: a@1.a@1: found a unit address"));
+    let size = "expected whole pages of 0x1000";
+    assert_eq!(one(range("a", 4097, 1)), format!("unaligned: a.size: found 0x1001, {size}"));
+    assert_eq!(one(range("a", 0, 1)), format!("unaligned: a.size: found 0x0, {size}"));
+    let align = "expected a power of two, below 2^47 pages";
+    assert_eq!(one(range("a", 4096, 0)), format!("unaligned: a.align: found 0, {align}"));
+    assert_eq!(one(range("a", 4096, 12288)), format!("unaligned: a.align: found 12288, {align}"));
+    let full = one(NewRange { bytes: &[0; 4097], ..range("a", 4096, 1) });
+    assert_eq!(full, "too-large: a.bytes: found 4097, expected at most 4096, the size");
+    assert_eq!(one(range("a", 1 << 30, 1)), "exhausted: a: no free block of order 18 is left");
+    let twice = refused(alloc::vec![range("a", 4096, 1), range("a", 4096, 1)]);
+    assert!(twice.starts_with("fdt-duplicate: a: found a second node"), "{twice}");
 }

@@ -7,14 +7,14 @@ use alloc::vec::Vec;
 use rustix::fs::{MemfdFlags, Mode, SealFlags, SeekFrom};
 use zerocopy::IntoBytes as _;
 
-use super::{MADE_OF, MAX_PAGES, MemfdNode, Pages};
-use crate::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE, Folio as Record, Memfd, PFN_BITS, SEALS};
+use super::save::{folio_order, record, store};
+use super::{MADE_OF, MemfdNode, Pages, check_numbers};
+use crate::abi::memfd::{Folio as Record, Memfd};
 use crate::compat::CompatList;
 use crate::handover::{Blob, Component, Home, Preserve, Scope};
 use crate::mem::{Frame, Frames as _, Geometry, Memory as _, Order, Pour, Pouring, Run};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
-use crate::vmalloc;
 
 /// Bytes that are copied at a time: fits a cache, and is few system calls for a megabyte.
 const PIECE: usize = 256 << 10;
@@ -70,51 +70,35 @@ impl<M: Home> Preserve<M> for ByPages<'_> {
     }
 
     fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
-        let geometry = scope.geometry();
-        let seals = rustix::fs::fcntl_get_seals(self.file)
-            .map_err(|errno| Fault::new(Code::FileKind).found(errno).expected("a memfd"))?
-            .bits();
-        if seals & !SEALS != 0 {
-            return Err(Fault::new(Code::MemfdSeals)
-                .found(format_args!("{seals:#x}"))
-                .expected(format_args!("seals of {SEALS:#x}")));
-        }
-        let stat = rustix::fs::fstat(self.file).map_err(system("fstat"))?;
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let pages = geometry.pages(size);
-        if pages > MAX_PAGES {
-            return Err(Fault::new(Code::TooLarge).item("size").found(size));
-        }
-        let pos = rustix::fs::seek(self.file, SeekFrom::Current(0)).map_err(system("lseek"))?;
-        let mut records: Vec<Record> = Vec::new();
-        let mut buffer = alloc::vec![0_u8; PIECE];
-        let mut index = 0_u64;
-        while let Some(rest) = pages.checked_sub(index).filter(|&rest| rest > 0) {
-            let order = index.trailing_zeros().min(rest.ilog2()).min(self.order.get());
-            let order = Order::new(order).unwrap_or(Order::ZERO);
-            let frame = scope.alloc_bulk(order)?;
-            self.copy_in(scope, &frame, index << geometry.page_shift(), size, &mut buffer)?;
-            let flags = (FOLIO_DIRTY | FOLIO_UPTODATE) << PFN_BITS;
-            records.push(Record { pfn_flags: (frame.folio().pfn().get() | flags).into(), index: index.into() });
-            index = index.saturating_add(order.pages());
-        }
-        let folios = match records.as_slice() {
-            [] => zerocopy::FromZeros::new_zeroed(),
-            records => vmalloc::store_bytes(scope, Order::ZERO, records.as_bytes())?.descriptor,
-        };
-        let wire = Memfd {
-            pos: pos.into(),
-            size: size.into(),
-            seals: seals.into(),
-            flags: 0.into(),
-            nr_folios: u64_of(records.len()).into(),
-            folios,
-        };
+        let wire = self.store(scope)?;
         scope.blob(wire.as_bytes())
     }
 }
 
 impl ByPages<'_> {
+    /// Copies the file; the structure that describes it.
+    pub(crate) fn store<M: Home>(&self, scope: &mut Scope<'_, M>) -> Result<Memfd, Fault> {
+        let geometry = scope.geometry();
+        let seals = rustix::fs::fcntl_get_seals(self.file)
+            .map_err(|errno| Fault::new(Code::FileKind).found(errno).expected("a memfd"))?
+            .bits();
+        let stat = rustix::fs::fstat(self.file).map_err(system("fstat"))?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let pos = rustix::fs::seek(self.file, SeekFrom::Current(0)).map_err(system("lseek"))?;
+        let pages = check_numbers(geometry, pos, size, seals)?;
+        let mut records: Vec<Record> = Vec::new();
+        let mut buffer = alloc::vec![0_u8; PIECE];
+        let mut index = 0_u64;
+        while let Some(rest) = pages.checked_sub(index).filter(|&rest| rest > 0) {
+            let order = folio_order(index, rest, self.order);
+            let frame = scope.alloc_bulk(order)?;
+            self.copy_in(scope, &frame, index << geometry.page_shift(), size, &mut buffer)?;
+            records.push(record(frame.folio(), index));
+            index = index.saturating_add(order.pages());
+        }
+        store(scope, pos, size, seals, &records)
+    }
+
     /// Copies the file from byte `from` on into a frame, up to the end of either.
     fn copy_in<M: Home>(
         &self,

@@ -7,6 +7,8 @@
 
 #[cfg(feature = "std")]
 mod carry;
+#[cfg(feature = "write")]
+mod save;
 #[cfg(all(test, feature = "std"))]
 mod tests;
 
@@ -17,13 +19,15 @@ use crate::abi;
 use crate::abi::memfd::{COMPAT, FOLIO_FLAGS, Memfd, PFN_BITS, SEALS};
 use crate::compat::CompatList;
 use crate::handover::{Check, Node};
-use crate::mem::{Folio, Memory, PhysAddr};
+use crate::mem::{Folio, Geometry, Memory, PhysAddr};
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
 use crate::vmalloc::Area;
 
 #[cfg(feature = "std")]
 pub use carry::ByPages;
+#[cfg(feature = "write")]
+pub use save::{Contents, NewFolio};
 
 /// What a node or a session's file of this kind is made of.
 pub const MADE_OF: CompatList<'static> = CompatList::new(COMPAT, &[abi::vmalloc::COMPAT]);
@@ -56,20 +60,8 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
     if wire.flags.get() != 0 {
         return Err(fault(Code::Reserved, "flags").found(wire.flags).expected(0));
     }
-    let seals = wire.seals.get();
-    if seals & !SEALS != 0 {
-        return Err(fault(Code::MemfdSeals, "seals")
-            .found(format_args!("{seals:#x}"))
-            .expected(format_args!("seals of {SEALS:#x}")));
-    }
-    let (size, nr) = (wire.size.get(), wire.nr_folios.get());
-    let pages = geometry.pages(size);
-    if pages > MAX_PAGES {
-        return Err(fault(Code::TooLarge, "size").found(size).expected(format_args!("at most {MAX_PAGES} pages")));
-    }
-    if i64::try_from(wire.pos.get()).is_err() {
-        return Err(fault(Code::TooLarge, "pos").found(wire.pos).expected("below 2^63"));
-    }
+    let (seals, size, nr) = (wire.seals.get(), wire.size.get(), wire.nr_folios.get());
+    let pages = check_numbers(geometry, wire.pos.get(), size, seals).map_err(|fault| fault.address(at.get()))?;
     if nr > pages {
         return Err(fault(Code::MemfdSize, "nr_folios")
             .found(nr)
@@ -107,6 +99,25 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
     }
     file.folios = records;
     Ok(file)
+}
+
+/// What Linux takes of a file's numbers; how many pages it has.
+fn check_numbers(geometry: Geometry, pos: u64, size: u64, seals: u32) -> Result<u64, Fault> {
+    if seals & !SEALS != 0 {
+        return Err(Fault::new(Code::MemfdSeals)
+            .item("seals")
+            .found(format_args!("{seals:#x}"))
+            .expected(format_args!("seals of {SEALS:#x}")));
+    }
+    let pages = geometry.pages(size);
+    if pages > MAX_PAGES {
+        let fault = Fault::new(Code::TooLarge).item("size").found(size);
+        return Err(fault.expected(format_args!("at most {MAX_PAGES} pages")));
+    }
+    if i64::try_from(pos).is_err() {
+        return Err(Fault::new(Code::TooLarge).item("pos").found(pos).expected("below 2^63"));
+    }
+    Ok(pages)
 }
 
 /// The folios of the array, without the holes: those cost a hostile writer nothing, so they cost no memory here.

@@ -8,10 +8,13 @@ mod tests;
 
 use alloc::string::String;
 
+use zerocopy::IntoBytes as _;
 use zerocopy::little_endian::U32;
 
 use crate::abi::kexec_metadata::{KexecMetadata, NODE, VERSION};
 use crate::compat::{Compat, CompatList};
+#[cfg(feature = "write")]
+use crate::handover::{Blob, Home, Preserve, Scope};
 use crate::handover::{Check, Node};
 use crate::mem::Memory;
 use crate::report::{Code, Fault};
@@ -28,6 +31,27 @@ pub struct Metadata {
     pub previous_release: String,
     /// How many kexecs this machine has had.
     pub kexec_count: u32,
+}
+
+/// Writes it as the node `kexec-metadata`; the release has at most 64 bytes and no zeros.
+#[cfg(feature = "write")]
+impl<M: Home> Preserve<M> for Metadata {
+    fn compat(&self) -> CompatList<'static> {
+        MADE_OF
+    }
+
+    fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
+        let mut previous_release = [0; 65];
+        let text = self.previous_release.as_bytes();
+        if text.len() >= previous_release.len() || text.contains(&0) {
+            let fault =
+                Fault::new(Code::Text).item("previous_release").found(format_args!("{:?}", self.previous_release));
+            return Err(fault.expected("at most 64 bytes without zeros"));
+        }
+        previous_release.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+        let wire = KexecMetadata { version: VERSION.into(), previous_release, kexec_count: self.kexec_count.into() };
+        scope.blob(wire.as_bytes())
+    }
 }
 
 /// Reads the node `kexec-metadata`: see [`Registry::read`](crate::handover::Registry::read).
@@ -50,7 +74,7 @@ impl<M: Memory> Check<M> for MetadataNode {
         // The number first: another version may well be shorter, and that is not corrupt.
         if node.blob_range().size() >= 4 {
             let mut version = U32::new(0);
-            node.memory().read(node.blob_range().start(), zerocopy::IntoBytes::as_mut_bytes(&mut version))?;
+            node.memory().read(node.blob_range().start(), version.as_mut_bytes())?;
             let code = match version.get() {
                 VERSION => None,
                 0..VERSION => Some(Code::VersionOlder),

@@ -48,3 +48,18 @@ fn short_and_without_end() {
     let fault = read(73, |bytes| bytes[5] = 0xff).unwrap_err();
     assert_eq!(fault, "text: previous_release at offset 0x4 at 0x100000: found \"7\\xff2.13\", expected UTF-8");
 }
+
+#[test]
+fn what_is_written_is_read_back() {
+    for release in ["", "7.2.13", &"x".repeat(64)] {
+        let metadata = Metadata { previous_release: release.into(), kexec_count: u32::MAX };
+        let (found, findings) = planned(crate::handover::testing::sent(Geometry::K4, &metadata), MetadataNode);
+        assert_eq!((found.unwrap(), findings.len()), (metadata, 0));
+    }
+    for release in ["a\0b", &"x".repeat(65)] {
+        let mut outgoing = crate::handover::Outgoing::new(crate::handover::testing::ram(Geometry::K4));
+        let metadata = Metadata { previous_release: release.into(), kexec_count: 0 };
+        let fault = outgoing.preserve("kexec-metadata", &metadata).unwrap_err();
+        assert_eq!((fault.code(), fault.expected_text()), (Code::Text, "at most 64 bytes without zeros"));
+    }
+}

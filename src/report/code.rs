@@ -161,4 +161,7 @@ codes! {
     ParcelMessage = "parcel-message", Corrupt, Error, "a message of a parcel that is not the one that must come next";
     ParcelCount = "parcel-count", Corrupt, Error, "a parcel with more or fewer parts than it says";
     ParcelLimit = "parcel-limit", Access, Error, "descriptors that the system did not deliver, because the limit on open files was reached";
+
+    // Handovers that are written for Linux.
+    RootFull = "root-full", Unsupported, Warning, "a root FDT without room in its page for all that only this library reads";
 }

@@ -1,0 +1,85 @@
+//! A dump of the guest, taken while it leaves, held against what the guest made.
+
+use std::path::Path;
+
+use kho::abi::kho::COMPAT;
+use kho::handover::Verdict;
+use kho::inspect::{self, Content, Decoded, Options, Session, SessionFile};
+use kho::mem::{Image, Memory as _, PhysAddr, Source};
+
+use super::scenario::{self, Memfd, PAGE};
+
+/// What a dump has beside what all of them must have.
+pub(crate) struct Frozen {
+    pub(crate) decoded: Decoded,
+    /// Folios of all files by order.
+    pub(crate) orders: [u64; 10],
+}
+
+/// Decodes the dump, and compares every session, every file and every byte. `update` is the number of the live update,
+/// 1 for the first one.
+pub(crate) fn check(core: &Path, scenario: &str, update: u64) -> Frozen {
+    let decoded = inspect::open(core, &Options::default()).unwrap();
+    let findings: Vec<&str> = decoded.findings.iter().map(|problem| &*problem.text).collect();
+    assert!(findings.is_empty(), "{findings:#?}");
+    assert_eq!(decoded.root.compatible, [COMPAT.to_string()]);
+    assert_eq!(decoded.page_size.as_ref().unwrap().bytes, PAGE);
+    for node in &decoded.nodes {
+        assert_eq!(node.verdict, Some(Verdict::Fine), "{node:?}");
+    }
+    let luo = decoded.nodes.iter().find(|node| node.name == "LUO").unwrap();
+    let Some(Content::Luo { number, sessions, flbs }) = &luo.content else { panic!("{luo:?}") };
+    assert_eq!(*number, update);
+
+    let wanted = scenario::sessions(scenario);
+    let names: Vec<String> = sessions.iter().map(|session| session.name.to_string()).collect();
+    let wanted_names: Vec<&str> = wanted.iter().map(|session| &*session.name).collect();
+    assert_eq!(names, wanted_names);
+    let Source::Image(image) = Image::open(core).unwrap() else { panic!("a core is memory") };
+    let mut orders = [0; 10];
+    for (session, wanted) in sessions.iter().zip(&wanted) {
+        files(&image, session, wanted, update, &mut orders);
+    }
+    // Linux's test counts every file, by three globals.
+    let files: u64 = wanted.iter().map(|session| session.files.len() as u64).sum();
+    let flbs: Vec<(String, u64, u64)> = flbs.iter().map(|flb| (flb.name.to_string(), flb.data, flb.count)).collect();
+    let wanted_flbs = [0, 1, 2].map(|n| (format!("liveupdate-test-flb-v{n}"), 0xfeed_f00d_cafe_bee0 + n, files));
+    assert_eq!(flbs, wanted_flbs);
+    Frozen { decoded, orders }
+}
+
+fn files(image: &Image, session: &Session, wanted: &scenario::Session, update: u64, orders: &mut [u64; 10]) {
+    let tokens: Vec<u64> = session.files.iter().map(|file| file.token).collect();
+    let wanted_tokens: Vec<u64> = wanted.files.iter().map(|file| file.token).collect();
+    assert_eq!(tokens, wanted_tokens, "{}", wanted.name);
+    for (file, memfd) in session.files.iter().zip(&wanted.files) {
+        file_is(image, file, memfd, &wanted.name, update, orders);
+    }
+}
+
+fn file_is(image: &Image, file: &SessionFile, wanted: &Memfd, session: &str, update: u64, orders: &mut [u64; 10]) {
+    let what = format!("{session} {:#x}", wanted.token);
+    assert_eq!(file.compatible, "memfd-v2", "{what}");
+    let memfd = file.memfd.as_ref().unwrap();
+    assert_eq!((memfd.pos, memfd.size), (wanted.pos, wanted.size), "{what}");
+    let seals = if update == 1 { wanted.seals } else { wanted.seals_restored() };
+    let names = ["seal", "shrink", "grow", "write", "future-write", "exec"];
+    let wanted_seals: Vec<&str> =
+        (0..).zip(names).filter(|(bit, _)| seals >> bit & 1 == 1).map(|(_, name)| name).collect();
+    assert_eq!(memfd.seals, wanted_seals, "{what}");
+
+    // Linux fills holes, so the folios follow each other from the first to the last page.
+    let mut bytes = Vec::new();
+    for &(address, order, index) in &memfd.folios {
+        assert_eq!(index * PAGE, bytes.len() as u64, "{what}");
+        orders[order as usize] += 1;
+        let from = bytes.len();
+        bytes.resize(from + (PAGE << order) as usize, 0);
+        image.read(PhysAddr::new(address), &mut bytes[from..]).unwrap();
+    }
+    assert!(bytes.len() as u64 >= wanted.size, "{what}");
+    // Behind the end, a page is zero, too.
+    let mut wanted_bytes = wanted.bytes(session);
+    wanted_bytes.resize(bytes.len(), 0);
+    assert!(bytes == wanted_bytes, "{what}: other bytes");
+}
