@@ -77,6 +77,21 @@ impl serde::Serialize for Name {
     }
 }
 
+/// A string: what is not text that a terminal can show is escaped, as [`Name`] is printed.
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Name {
+    fn schema_name() -> alloc::borrow::Cow<'static, str> {
+        "Name".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A name as its owner wrote it, escaped where it is not text that a terminal can show.",
+            "type": "string",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

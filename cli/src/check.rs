@@ -44,13 +44,19 @@ enum Format {
     Json,
 }
 
+/// What `--format json` prints.
 #[derive(Serialize)]
-struct Report<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report<'a> {
+    /// `fine` or `problems`.
     verdict: &'static str,
     /// How much was checked: `handover`, or `root-fdt` where the rest is not there or cannot be found.
     checked: &'static str,
+    /// How many errors were found.
     errors: u64,
+    /// How many warnings were found.
     warnings: u64,
+    /// What is wrong.
     findings: &'a [Problem],
 }
 

@@ -4,6 +4,8 @@ mod check;
 mod demo;
 mod dump;
 mod extract;
+mod map;
+mod schema;
 mod source;
 mod units;
 
@@ -26,6 +28,7 @@ Examples:
   kho demo                          a real handover across exec, verified byte for byte
   kho demo --keep out               the same, and the device tree, arena and memfds in out/
   kho dump out/arena.img            what is in it
+  kho map vmcore -o map.svg         its memory, and who owns what
   kho check vmcore                  everything that is wrong with what a machine handed over
   kho extract vmcore --all files    every memfd of every session as a file
 
@@ -41,6 +44,10 @@ enum Command {
     Check(check::Args),
     /// Take the bytes of what is handed over out of it: memfds, reserved memory, arrays
     Extract(extract::Args),
+    /// Draw physical memory and who owns it
+    Map(map::Args),
+    /// Print the JSON Schema of what dump, check or map print as JSON
+    Schema(schema::Args),
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh
@@ -60,6 +67,8 @@ fn main() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Extract(args) => extract::run(&args),
+        Command::Map(args) => map::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kho", &mut script);

@@ -3,12 +3,12 @@
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use kho::inspect::{Decoded, FoundBy, NotShown, Opened, Options, PageSizeBy, Problem, SourceKind};
-use kho::mem::{Geometry, PhysAddr};
+use kho::mem::{Geometry, PhysAddr, PhysRange};
 use kho::report::{Code, Severity};
 
 use crate::units::{parse_size, size};
@@ -28,6 +28,37 @@ pub(crate) struct Source {
     /// FILE is raw memory, and its first byte is at this physical address
     #[arg(long, value_name = "ADDR", value_parser = parse_size)]
     base: Option<u64>,
+    /// Scratch of the machine, which the handover does not name: a range, or a copy of its debugfs kho/out with
+    /// scratch_phys and scratch_len; may be given more than once
+    #[arg(long, value_name = "START+SIZE|DIR", value_parser = parse_scratch)]
+    scratch: Vec<Scratch>,
+}
+
+/// Ranges of scratch.
+type Scratch = std::sync::Arc<[PhysRange]>;
+
+/// `0x6800000+16M`, or a folder with `scratch_phys` and `scratch_len`.
+fn parse_scratch(text: &str) -> Result<Scratch, String> {
+    let range = |start: &str, size: &str| {
+        let (start, size) = (parse_size(start)?, parse_size(size)?);
+        PhysRange::new(PhysAddr::new(start), size).ok_or_else(|| format!("{text}: ends behind the last address"))
+    };
+    if let Some((start, size)) = text.split_once('+').filter(|_| !Path::new(text).is_dir()) {
+        return Ok([range(start, size)?].into());
+    }
+    let read = |name: &str| {
+        let inside = [Path::new(text).join(name), Path::new(text).join("out").join(name)];
+        let path = inside.iter().find(|path| path.is_file()).ok_or_else(|| {
+            format!("{text}: neither START+SIZE, as 0x6800000+16M, nor a folder with scratch_phys and scratch_len")
+        })?;
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let (starts, sizes) = (read("scratch_phys")?, read("scratch_len")?);
+    let (starts, sizes): (Vec<_>, Vec<_>) = (starts.lines().collect(), sizes.lines().collect());
+    if starts.len() != sizes.len() {
+        return Err(format!("{text}: scratch_phys has {} lines, and scratch_len {}", starts.len(), sizes.len()));
+    }
+    starts.iter().zip(sizes).map(|(start, size)| range(start, size)).collect()
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -42,23 +73,48 @@ enum Pages {
 
 impl Source {
     pub(crate) fn decode(&self) -> Result<Decoded, NotShown> {
-        self.open().map(|opened| opened.decoded)
+        self.opened(false).map(|opened| opened.decoded)
     }
 
     /// What is in it, and the memory.
     pub(crate) fn open(&self) -> Result<Opened, NotShown> {
+        self.opened(false)
+    }
+
+    /// As [`Source::decode`], and who owns what.
+    pub(crate) fn decode_with_map(&self) -> Result<Decoded, Box<dyn Error>> {
+        self.opened(true).map(|opened| opened.decoded).map_err(|error| self.not_shown(&error))
+    }
+
+    /// Refuses to write over what is looked at.
+    pub(crate) fn is_not(&self, output: &Path) -> Result<(), String> {
+        let same = std::fs::canonicalize(output).ok().zip(std::fs::canonicalize(&self.file).ok());
+        match same {
+            Some((output, file)) if output == file => Err(format!("{}: is what would be drawn", self.name())),
+            _ => Ok(()),
+        }
+    }
+
+    fn opened(&self, map: bool) -> Result<Opened, NotShown> {
         let geometry = self.page_size.map(|pages| match pages {
             Pages::K4 => Geometry::K4,
             Pages::K16 => Geometry::K16,
             Pages::K64 => Geometry::K64,
         });
-        let options = Options { fdt: self.fdt.map(PhysAddr::new), geometry, base: self.base.map(PhysAddr::new) };
+        let (fdt, base) = (self.fdt.map(PhysAddr::new), self.base.map(PhysAddr::new));
+        let scratch = self.scratch.iter().flat_map(|ranges| ranges.iter().copied()).collect();
+        let options = Options { fdt, geometry, base, scratch, map };
         Opened::open(&self.file, &options)
     }
 
     /// The name of the file, for people.
     pub(crate) fn name(&self) -> String {
         clean(&self.file.display().to_string())
+    }
+
+    /// The same, without its folders.
+    pub(crate) fn file_name(&self) -> String {
+        self.file.file_name().map_or_else(|| self.name(), |name| clean(&name.to_string_lossy()))
     }
 
     /// What is said when nothing can be shown.

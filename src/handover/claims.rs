@@ -15,15 +15,35 @@ const LARGE: Order = match Order::new(6) {
     None => Order::ZERO,
 };
 
-/// Who owns which page: all pages that are owned, and the blocks of each node.
+/// So many claims on what another owner has are kept, for pictures; each is told anyway.
+const CONTESTED: usize = 1 << 16;
+
+/// Who owns which page: all pages that are owned, and the blocks of each node and of its parts.
 #[derive(Default)]
-pub(super) struct Owners {
+pub(crate) struct Owners {
     small: Bits,
     large: BTreeSet<Claim>,
     pages: u64,
-    /// Path of each node and what it claimed, in the order of claiming.
-    nodes: Vec<(String, Vec<Claim>)>,
+    /// Paths of the nodes.
+    nodes: Vec<String>,
+    /// What claims, in the order of claiming; a part that claims again later stands there again.
+    owners: Vec<Owner>,
+    /// The first owner of the node that began last.
+    first: usize,
+    /// The part of the node that claims from now on, if it is not that of the last owner.
+    next: Option<String>,
+    /// Claims of a node of several parts, while they are sorted.
+    merged: Vec<Claim>,
     conflicts: usize,
+    contested: Vec<(usize, Claim)>,
+}
+
+/// A node, or a part of one, and what it claimed.
+struct Owner {
+    node: usize,
+    /// As findings name it: `sessions[a].files[0x7]`; empty for what belongs to the node as a whole.
+    part: String,
+    claims: Vec<Claim>,
 }
 
 /// A block in one word: there may be a million of them. Sorts by address.
@@ -44,7 +64,25 @@ impl Claim {
 
 impl Owners {
     pub(super) fn begin(&mut self, path: &str) {
-        self.nodes.push((path.into(), Vec::new()));
+        self.first = self.owners.len();
+        self.owners.push(Owner { node: self.nodes.len(), part: String::new(), claims: Vec::new() });
+        self.nodes.push(path.into());
+        self.next = None;
+    }
+
+    /// What is claimed from now on belongs to that part of the node.
+    pub(super) fn enter(&mut self, part: &str) {
+        let same = self.owners.last().is_some_and(|last| last.part == part);
+        self.next = (!same).then(|| part.into());
+    }
+
+    /// Who claims now.
+    fn current(&mut self) -> Option<&mut Owner> {
+        if let Some(part) = self.next.take() {
+            let node = self.nodes.len().saturating_sub(1);
+            self.owners.push(Owner { node, part, claims: Vec::new() });
+        }
+        self.owners.last_mut()
     }
 
     /// How many pages are owned.
@@ -54,13 +92,21 @@ impl Owners {
 
     /// How many pages the node that began last has claimed.
     pub(super) fn claimed_pages(&self) -> u64 {
-        let claims = self.nodes.last().map(|(_, claims)| claims.as_slice()).unwrap_or_default();
-        claims.iter().map(|claim| claim.ends()).fold(0, |sum, (start, end)| sum.saturating_add(end.wrapping_sub(start)))
+        let claims = self.owners.get(self.first..).unwrap_or_default().iter().flat_map(|owner| &owner.claims);
+        claims.map(|claim| claim.ends()).fold(0, |sum, (start, end)| sum.saturating_add(end.wrapping_sub(start)))
     }
 
     /// What the node that began last has claimed: sorted, neighbours joined.
     pub(super) fn claimed(&mut self) -> impl Iterator<Item = PageRange> + '_ {
-        let claims = self.nodes.last_mut().map(|(_, claims)| claims.as_mut_slice()).unwrap_or_default();
+        let claims = match self.owners.get_mut(self.first..) {
+            Some([only]) => only.claims.as_mut_slice(),
+            Some(parts) => {
+                self.merged.clear();
+                parts.iter().for_each(|part| self.merged.extend_from_slice(&part.claims));
+                self.merged.as_mut_slice()
+            }
+            None => &mut [],
+        };
         // An area claims its blocks by address, so that mostly only a few at the front are to be sorted.
         let backwards = claims.iter().rev().zip(claims.iter().rev().skip(1));
         let sorted = backwards.take_while(|(next, before)| before <= next).count().saturating_add(1);
@@ -79,6 +125,18 @@ impl Owners {
                 end = end.max(next);
             }
             PageRange::new(Pfn::new(start)?, end.wrapping_sub(start))
+        })
+    }
+
+    /// All owners: path of the node, part of it, and the blocks that it claimed, whether it got them or not.
+    #[cfg(all(feature = "std", feature = "serde"))]
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &str, PageRange)> {
+        let got = self.owners.iter().flat_map(|owner| owner.claims.iter().map(move |claim| (owner, *claim)));
+        let not = self.contested.iter().filter_map(|(owner, claim)| Some((self.owners.get(*owner)?, *claim)));
+        got.chain(not).filter_map(|(owner, claim)| {
+            let (start, end) = claim.ends();
+            let range = PageRange::new(Pfn::new(start)?, end.wrapping_sub(start))?;
+            Some((self.nodes.get(owner.node)?.as_str(), owner.part.as_str(), range))
         })
     }
 
@@ -112,8 +170,8 @@ impl Owners {
         if new != pages {
             return false;
         }
-        if let Some((_, claims)) = self.nodes.last_mut() {
-            claims.push(Claim::new(block));
+        if let Some(owner) = self.current() {
+            owner.claims.push(Claim::new(block));
         }
         true
     }
@@ -141,12 +199,20 @@ impl Owners {
         self.conflicts = self.conflicts.saturating_add(1);
         let (start, end) = Claim::new(block).ends();
         let overlaps = |claim: &Claim| claim.ends().0 < end && start < claim.ends().1;
-        let named =
-            (self.conflicts <= 16).then(|| self.nodes.iter().find(|(_, claims)| claims.iter().any(overlaps))).flatten();
-        match named {
-            Some((owner, _)) => fault.found(format_args!("{bytes}, of which {owner} owns a page")),
+        let named = (self.conflicts <= 16)
+            .then(|| self.owners.iter().find(|owner| owner.claims.iter().any(overlaps)))
+            .flatten()
+            .and_then(|owner| Some((self.nodes.get(owner.node)?, &owner.part)));
+        let fault = match named {
+            Some((node, part)) if part.is_empty() => fault.found(format_args!("{bytes}, of which {node} owns a page")),
+            Some((node, part)) => fault.found(format_args!("{bytes}, of which {part} of {node} owns a page")),
             None => fault.found(format_args!("{bytes}, of which another owner has a page")),
+        };
+        if self.contested.len() < CONTESTED {
+            self.current();
+            self.contested.push((self.owners.len().saturating_sub(1), Claim::new(block)));
         }
+        fault
     }
 }
 

@@ -47,6 +47,12 @@ impl<M: Memory + 'static> Incoming<M> {
     /// metadata that is there.
     #[must_use]
     pub fn plan(self, registry: &Registry<M>) -> Plan<M> {
+        Plan::make(self, registry).0
+    }
+
+    /// As [`Incoming::plan`], and who owns what.
+    #[cfg(all(feature = "std", feature = "serde"))]
+    pub(crate) fn plan_with_owners(self, registry: &Registry<M>) -> (Plan<M>, super::Owners) {
         Plan::make(self, registry)
     }
 }

@@ -118,7 +118,7 @@ pub use registry::{Check, Component, Handle, Registry};
 #[cfg(feature = "write")]
 pub use scope::{Blob, Home, OwnNode, Preserve, Scope};
 #[cfg(all(feature = "std", feature = "serde"))]
-pub(crate) use {incoming::read_root, planner::declared};
+pub(crate) use {claims::Owners, incoming::read_root, planner::declared};
 
 /// So many ranges of one node are listed in its `mem`; beyond that the largest, and the node says `mem-partial`.
 pub const MEM_LIMIT: usize = 1_024;

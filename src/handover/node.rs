@@ -279,8 +279,10 @@ impl<'a, M: Memory> Node<'a, M> {
             self.part.push('.');
         }
         self.part.push_str(name);
+        self.owners.enter(&self.part);
         let result = read(self).map_err(|fault| self.report(fault)).ok();
         self.part.truncate(outer);
+        self.owners.enter(&self.part);
         result
     }
 }

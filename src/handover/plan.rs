@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::accepted::Accepted;
+use super::claims::Owners;
 use super::incoming::Incoming;
 use super::planner::Planner;
 use super::registry::{CheckedStep, Registry};
@@ -15,6 +16,7 @@ use crate::trace::Stopwatch;
 
 /// What the plan says of a node, or of the whole handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Verdict {
     /// It will be restored.
@@ -99,7 +101,7 @@ pub struct Plan<M> {
 }
 
 impl<M: Memory + 'static> Plan<M> {
-    pub(super) fn make(incoming: Incoming<M>, registry: &Registry<M>) -> Self {
+    pub(super) fn make(incoming: Incoming<M>, registry: &Registry<M>) -> (Self, Owners) {
         let watch = Stopwatch::start();
         let mut findings = Findings::default();
         let mut planner = Planner {
@@ -110,7 +112,8 @@ impl<M: Memory + 'static> Plan<M> {
             nodes: Vec::new(),
             steps: Vec::new(),
         };
-        let tree = match planner.root() {
+        let mut owners = Owners::default();
+        let tree = match planner.root(&mut owners) {
             Ok(tree) => Some(tree),
             Err(fault) => {
                 planner.findings.add("/", fault);
@@ -119,7 +122,7 @@ impl<M: Memory + 'static> Plan<M> {
         };
         let Planner { nodes, steps, .. } = planner;
         watch.event("plan", "/");
-        Plan { slots: registry.entries.len(), home: registry.home, incoming, findings, nodes, tree, steps }
+        (Plan { slots: registry.entries.len(), home: registry.home, incoming, findings, nodes, tree, steps }, owners)
     }
 
     /// Everything that was found, errors and warnings.
@@ -144,6 +147,12 @@ impl<M: Memory + 'static> Plan<M> {
     #[cfg(all(feature = "std", feature = "serde"))]
     pub(crate) fn into_tree(self) -> Option<Tree> {
         self.tree.map(|loaded| loaded.tree)
+    }
+
+    /// The page numbers of the tree's own nodes.
+    #[cfg(all(feature = "std", feature = "serde"))]
+    pub(crate) fn tree_nodes(&self) -> Option<&Bits> {
+        self.tree.as_ref().map(|loaded| &loaded.nodes)
     }
 
     /// [`Verdict::Fine`] or [`Verdict::Refused`].

@@ -52,7 +52,7 @@ impl Declared<'_> {
 impl<M: Memory + 'static> Planner<'_, M> {
     /// Checks everything. An error here means that nothing further can be known; what is wrong in one node is added to
     /// the findings and the next node is looked at.
-    pub(super) fn root(&mut self) -> Result<radix::Loaded, Fault> {
+    pub(super) fn root(&mut self, owners: &mut Owners) -> Result<radix::Loaded, Fault> {
         let memory = &self.incoming.memory;
         let bytes = read_root(memory, self.incoming.root)?;
         let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(self.incoming.root.get()))?;
@@ -67,14 +67,13 @@ impl<M: Memory + 'static> Planner<'_, M> {
             self.findings.add("/", fault);
         }
         self.placed(&loaded);
-        let mut owners = Owners::default();
         owners.begin("/");
-        self.claim_root(&loaded.tree, bytes.len(), &mut owners);
+        self.claim_root(&loaded.tree, bytes.len(), owners);
         for node in root.children() {
-            self.node(&node, &loaded.tree, &mut owners);
+            self.node(&node, &loaded.tree, owners);
         }
         self.missing();
-        self.unowned(&loaded.tree, &owners);
+        self.unowned(&loaded.tree, owners);
         Ok(loaded)
     }
 

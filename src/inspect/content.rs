@@ -12,6 +12,7 @@ use crate::{memblock, memfd};
 
 /// What a blob holds. In JSON, `kind` says which it is. Blocks are pairs of address and order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Content {
@@ -76,6 +77,7 @@ pub enum Content {
 
 /// A memfd by its pages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Memfd {
     /// File position in bytes.
@@ -100,6 +102,7 @@ impl Memfd {
 
 /// Files that Linux restores together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Session {
     /// Its name.
@@ -117,6 +120,7 @@ impl Session {
 
 /// A file of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct SessionFile {
     /// The user's name for it.
@@ -141,6 +145,7 @@ impl SessionFile {
 
 /// Memory that was reserved by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct NamedRange {
     /// Its name.
@@ -159,6 +164,7 @@ impl From<&memblock::Range> for NamedRange {
 
 /// A file that travels beside the memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Device {
     /// The user's name for it.

@@ -8,7 +8,7 @@ use super::{Hint, NotShown};
 use crate::abi::kho;
 use crate::compat::Compat;
 use crate::fdt::Fdt;
-use crate::handover::{Incoming, Plan, read_root};
+use crate::handover::{Incoming, Owners, Plan, read_root};
 use crate::mem::{Geometry, Image, MemError, Memory, PhysAddr, PhysRange};
 use crate::radix::Tree;
 use crate::report::{Code, Fault};
@@ -77,6 +77,7 @@ pub(super) struct Looked {
     pub(super) bytes: Vec<u8>,
     pub(super) geometry: (Geometry, PageSizeBy),
     pub(super) plan: Plan<Shared>,
+    pub(super) owners: Owners,
     pub(super) seen: Seen,
 }
 
@@ -159,6 +160,6 @@ fn look(image: &Arc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)
     let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(root.get()))?;
     let seen = Seen::default();
     let registry = show::registry(&fdt, &seen);
-    let plan = Incoming::new(memory, root).plan(&registry);
-    Ok(Looked { root, bytes, geometry, plan, seen })
+    let (plan, owners) = Incoming::new(memory, root).plan_with_owners(&registry);
+    Ok(Looked { root, bytes, geometry, plan, owners, seen })
 }

@@ -22,6 +22,7 @@
 mod content;
 mod extract;
 mod find;
+mod map;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use crate::report::{Class, Code, Fault, Findings};
 
 pub use content::{Content, Device, Memfd, NamedRange, Session, SessionFile};
 pub use extract::{Extracted, Item, Opened, Place};
+pub use map::{Map, MapOwner, OwnerKind, Stretch};
 pub use view::{
     Candidate, Decoded, FoundBy, Node, OrderCount, PageSize, PageSizeBy, Preserved, Problem, Range, Root, SourceKind,
     SourceView,
@@ -55,7 +57,7 @@ const SUB_TREES: usize = 64;
 const TREE_LIMIT: u64 = 64 << 20;
 
 /// What is known of a file beforehand.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Physical address of the root FDT; else it is searched for.
     pub fdt: Option<PhysAddr>,
@@ -63,6 +65,11 @@ pub struct Options {
     pub geometry: Option<Geometry>,
     /// The file is raw memory, and its first byte is at that physical address.
     pub base: Option<PhysAddr>,
+    /// Where the next kernel allocates before it has read the tree; the handover does not say it. An empty range is
+    /// legal.
+    pub scratch: Vec<PhysRange>,
+    /// Whether [`Decoded::map`] is wanted.
+    pub map: bool,
 }
 
 /// Why nothing of a file can be shown.
@@ -217,7 +224,7 @@ fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
         let fault = Fault::new(Code::NoHandover).found(format_args!("no root FDT in {size} bytes of memory"));
         NotShown { fault: fault.expected("a device tree whose compatible is kho-vN"), hint: Hint::NoRoot }
     })?;
-    let find::Looked { root: address, bytes, geometry: (geometry, page_size_by), plan, seen } = best;
+    let find::Looked { root: address, bytes, geometry: (geometry, page_size_by), plan, owners, seen } = best;
 
     let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(address.get()))?;
     let mut findings = plan.findings().clone();
@@ -226,6 +233,9 @@ fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
         // The plan stopped at the root: what the nodes say can be told all the same.
         check_nodes(&fdt, geometry, &mut findings);
     }
+    map::check_scratch(&options.scratch, &plan, &owners, &mut findings);
+    let map = options.map.then(|| Map::of(image.extents(), &options.scratch, &plan, &owners));
+    drop(owners);
     let mut nodes = nodes(&fdt);
     let mut seen = seen.take();
     let mut trees = vec![("/".into(), Some(address.get()), fdt.bytes().to_vec())];
@@ -249,6 +259,7 @@ fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
     let mut decoded = Decoded::new(source, Root::of(&fdt, Some(address.get()), by), nodes, &findings, trees);
     decoded.page_size = Some(PageSize { bytes: geometry.page_size(), by: page_size_by });
     decoded.candidates = others;
+    decoded.map = map;
     decoded.preserved = plan.tree().map(Preserved::of);
     Ok(Opened { decoded, memory: plan.into_tree().map(|tree| (image, tree)) })
 }

@@ -15,6 +15,7 @@ use crate::report::{Class, Code, Finding, Findings, Severity};
 
 /// A handover, decoded.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Decoded {
     /// What it was read from.
@@ -35,6 +36,9 @@ pub struct Decoded {
     pub errors: u64,
     /// How many warnings were found.
     pub warnings: u64,
+    /// Who owns what, if [`Options::map`](super::Options) asked for it and there is memory.
+    #[serde(skip)]
+    pub map: Option<super::Map>,
     /// The root FDT and the blobs that are device trees: name of the node, address, bytes.
     #[serde(skip)]
     trees: Vec<(String, Option<u64>, Vec<u8>)>,
@@ -58,6 +62,7 @@ impl Decoded {
             findings: findings.kept().iter().map(Problem::from).collect(),
             errors: findings.errors(),
             warnings: findings.warnings(),
+            map: None,
             trees,
         }
     }
@@ -88,6 +93,7 @@ impl Decoded {
 
 /// What something was read from.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SourceView {
     /// What kind of file.
     pub kind: SourceKind,
@@ -99,6 +105,7 @@ pub struct SourceView {
 
 /// What kind of file something was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum SourceKind {
@@ -124,6 +131,7 @@ impl From<ImageKind> for SourceKind {
 
 /// The page size, and who says so.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PageSize {
     /// Bytes of a page.
     pub bytes: u64,
@@ -133,6 +141,7 @@ pub struct PageSize {
 
 /// Who says what the page size is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum PageSizeBy {
     /// The header of the arena.
@@ -145,6 +154,7 @@ pub enum PageSizeBy {
 
 /// The root of the handover.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Root {
     /// Physical address, in bytes; none for a device tree by itself.
     pub address: Option<u64>,
@@ -176,6 +186,7 @@ impl Root {
 
 /// How the root was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum FoundBy {
     /// It is the file.
@@ -190,6 +201,7 @@ pub enum FoundBy {
 
 /// A root that was found and not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Candidate {
     /// Physical address, in bytes.
     pub address: u64,
@@ -199,6 +211,7 @@ pub struct Candidate {
 
 /// Bytes by physical address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Range {
     /// The first one.
     pub address: u64,
@@ -208,6 +221,7 @@ pub struct Range {
 
 /// What is preserved.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Preserved {
     /// Blocks.
     pub blocks: u64,
@@ -228,6 +242,7 @@ pub struct Preserved {
 
 /// Blocks of one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OrderCount {
     /// log2 of the pages of a block.
     pub order: u32,
@@ -270,6 +285,7 @@ impl Preserved {
 
 /// A node of the root FDT.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Node {
     /// Its name; bytes that are no text are replaced.
@@ -325,6 +341,7 @@ fn compatible(node: &fdt::Node<'_>) -> Vec<String> {
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Problem {
     /// What, as a word that never changes its meaning.

@@ -81,6 +81,7 @@ pub enum FileContent {
 
 /// A global that is bound to files: it is restored with the first of them and goes with the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Flb {
     /// Its name.

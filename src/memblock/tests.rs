@@ -101,7 +101,7 @@ fn ranges_that_lie() {
     let more = fault(Says { size: 0x3000_0000, ..FINE });
     assert_eq!(more, "not-preserved: mem at 0x100000: 0x100000..0x30100000, of which a page is not preserved");
     let twice = read(&[FINE, Says { name: b"two", start: 0x101_000, size: 0x1000, ..FINE }]).1;
-    assert_eq!(twice, ["owned-twice: two at 0x100000: 0x100000..0x102000, of which /node owns a page"]);
+    assert_eq!(twice, ["owned-twice: two at 0x100000: 0x100000..0x102000, of which mem of /node owns a page"]);
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub const MADE_OF: CompatList<'static> = CompatList::new(Compat::new(NODE, VERSI
 
 /// What Linux says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Metadata {
     /// `uname -r` of the kernel that wrote the handover.

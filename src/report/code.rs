@@ -4,6 +4,7 @@ use core::fmt;
 
 /// What kind of trouble a finding is. Follows from its [`Code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Class {
     /// Both sides are fine; they do not speak the same version.
@@ -20,6 +21,7 @@ pub enum Class {
 
 /// Whether a finding stops a handover. Follows from its [`Code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Severity {
     /// The plan refuses.
@@ -41,7 +43,8 @@ macro_rules! codes {
     ($($(#[$meta:meta])* $variant:ident = $text:literal, $class:ident, $severity:ident, $about:literal;)*) => {
         /// What is wrong, as a word that never changes its meaning. New codes may be added.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
         #[non_exhaustive]
         pub enum Code {
             $(#[doc = $about] $(#[$meta])* #[cfg_attr(feature = "serde", serde(rename = $text))] $variant,)*
@@ -141,6 +144,7 @@ codes! {
     PreservedOtherwise = "preserved-otherwise", Ownership, Error, "memory that was preserved in other blocks than its owner restores";
     OwnedTwice = "owned-twice", Ownership, Error, "memory that two owners claim";
     Unowned = "unowned", Ownership, Warning, "preserved memory that nobody owns";
+    ScratchOverlap = "scratch-overlap", Ownership, Error, "memory of the handover in scratch, where the next kernel allocates before it has read the tree";
     MemDisagrees = "mem-disagrees", Ownership, Error, "the `mem` of a node is not what its data uses";
 
     // memfd, kho_test, files.

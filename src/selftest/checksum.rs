@@ -4,6 +4,7 @@ use crate::num::u64_of;
 
 /// How folios are summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Rule {
     /// x86-64: native 32-bit words, end-around carry, on across all folios.
