@@ -151,14 +151,23 @@ fn memory_that_is_preserved_in_scratch() {
     assert_eq!(
         found,
         [
-            finding(0x17b_c000, "/LUO", "sessions[vm-session].files[0xffffffffffffffff]", files, "0x17bc000..0x17be000"),
+            finding(
+                0x17b_c000,
+                "/LUO",
+                "sessions[vm-session].files[0xffffffffffffffff]",
+                files,
+                "0x17bc000..0x17be000"
+            ),
             finding(0x790_0000, "/memblock", "testmem", named, "0x7880000..0x7980000"),
         ]
     );
     let picture = drawn(&args);
     assert!(picture.contains("2 errors") && picture.contains("more than one owner"));
     let text = run(0, &[&["map"], &args[..]].concat());
-    assert!(text.contains("0x17bc000..0x17be000 8 KiB: LUO sessions[vm-session].files[0xffffffffffffffff] and scratch"), "{text}");
+    assert!(
+        text.contains("0x17bc000..0x17be000 8 KiB: LUO sessions[vm-session].files[0xffffffffffffffff] and scratch"),
+        "{text}"
+    );
     // The tree itself, which the next kernel reads while it allocates there.
     let shown = json(1, &["check", "--scratch", "0x449000+4K", &frozen()]);
     assert_eq!((&shown["findings"][0]["item"], &shown["findings"][0]["node"]), (&json!("radix tree"), &json!("/")));

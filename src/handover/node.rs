@@ -178,6 +178,14 @@ impl<'a, M: Memory> Node<'a, M> {
         Err(self.not_exactly(folio))
     }
 
+    /// As [`Node::claim`], of a block that the tree itself told.
+    pub(crate) fn claim_held(&mut self, folio: Folio) {
+        if !self.owners.take(folio) {
+            let fault = self.owners.conflict(folio, self.tree.geometry());
+            self.report(fault);
+        }
+    }
+
     fn not_exactly(&self, folio: Folio) -> Fault {
         let fault = match self.tree.holder(folio.pfn()) {
             None => Fault::new(Code::NotPreserved).found(format_args!("{folio}, which is not preserved")),

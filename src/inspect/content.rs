@@ -91,8 +91,9 @@ pub struct Memfd {
 }
 
 impl Memfd {
-    pub(super) fn of(file: &memfd::Pages, geometry: Geometry) -> Self {
-        let folios = file.folios.iter().map(|&(folio, index)| {
+    /// By value: the list of folios, of which there may be millions, becomes the other in its place.
+    pub(super) fn of(file: memfd::Pages, geometry: Geometry) -> Self {
+        let folios = file.folios.into_iter().map(|(folio, index)| {
             let (address, order) = block(folio, geometry);
             (address, order, index)
         });
@@ -112,9 +113,9 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn of(session: &luo::Session, geometry: Geometry) -> Self {
-        let files = session.files.iter().map(|file| SessionFile::of(file, geometry));
-        Session { name: session.name.clone(), files: files.collect() }
+    pub(super) fn of(session: luo::Session, geometry: Geometry) -> Self {
+        let files = session.files.into_iter().map(|file| SessionFile::of(file, geometry));
+        Session { name: session.name, files: files.collect() }
     }
 }
 
@@ -134,12 +135,12 @@ pub struct SessionFile {
 }
 
 impl SessionFile {
-    fn of(file: &luo::File, geometry: Geometry) -> Self {
-        let memfd = match &file.content {
+    fn of(file: luo::File, geometry: Geometry) -> Self {
+        let memfd = match file.content {
             FileContent::Memfd(pages) => Some(Memfd::of(pages, geometry)),
             FileContent::Opaque => None,
         };
-        SessionFile { token: file.token, compatible: file.compatible.clone(), data: file.data, memfd }
+        SessionFile { token: file.token, compatible: file.compatible, data: file.data, memfd }
     }
 }
 
