@@ -68,6 +68,24 @@ pub enum Content {
         /// In the order of the array.
         blocks: Vec<(u64, u32)>,
     },
+    /// The head of Linux's sessions, when their memory is not there     luo-v5
+    LuoHead {
+        /// Which live update it is, 1 the first.
+        number: u64,
+        /// Physical address of the first block of sessions; 0 before the machine is frozen.
+        sessions: u64,
+        /// Physical address of the globals; 0 is none.
+        flbs: u64,
+    },
+    /// What the payload of Linux's test says of itself, when its memory is not there     kho-test-v1
+    KhoTestHead {
+        /// The checksum that it should have.
+        csum: u32,
+        /// How many folios.
+        folios: u32,
+        /// Physical address of the first chunk of the array that names them.
+        first: u64,
+    },
     /// What nobody here understands, or what could not be read.
     Bytes {
         /// At most 64 bytes, in hexadecimal.

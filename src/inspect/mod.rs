@@ -20,6 +20,7 @@
 //! ```
 
 mod content;
+mod debugfs;
 mod extract;
 mod find;
 mod map;
@@ -31,6 +32,7 @@ mod view;
 use alloc::sync::Arc;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use crate::abi::kho;
@@ -49,6 +51,13 @@ pub use view::{
     SourceView,
 };
 
+/// What is to be known of a tree that makes no sense.
+const OVERWRITTEN: &str = "just that, if this is the memory of the next kernel: the pages of the tree are not \
+                           preserved, and once it has booted they are its own; what came in is whole before the kexec only";
+/// Linux's list of what is at which physical address.
+const IOMEM: &str = "/proc/iomem";
+/// The memory of the running kernel.
+const KCORE: &str = "/proc/kcore";
 /// So many bytes of what nobody understands are shown.
 const FIRST_BYTES: u64 = 64;
 /// Blobs that are device trees and printed as such: of nodes that name one blob, each costs its size.
@@ -63,8 +72,13 @@ pub struct Options {
     pub fdt: Option<PhysAddr>,
     /// The page size; else that of the arena, or the one that the tree fits.
     pub geometry: Option<Geometry>,
-    /// The file is raw memory, and its first byte is at that physical address.
+    /// The file is raw memory, and its first byte, or that at [`Options::offset`], is at that physical address.
     pub base: Option<PhysAddr>,
+    /// Bytes of the file before the raw memory.
+    pub offset: u64,
+    /// Whether the memory may change while it is read, so that it must be read until two readings are the same.
+    /// `/proc/kcore` and devices are known for it.
+    pub live: bool,
     /// Where the next kernel allocates before it has read the tree; the handover does not say it. An empty range is
     /// legal.
     pub scratch: Vec<PhysRange>,
@@ -143,11 +157,25 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotSho
 
 /// As [`open`], with the memory.
 fn open_all(path: &Path, options: &Options) -> Result<Opened, NotShown> {
-    if let Some(base) = options.base {
-        let file =
-            File::open(path).map_err(|error| Fault::new(Code::Io).item(path.display().to_string()).found(error))?;
-        return with_memory(Image::raw(file, base, Geometry::K4)?, options);
+    let metadata = std::fs::metadata(path);
+    let kind = metadata.as_ref().ok().map(std::fs::Metadata::file_type);
+    if kind.is_some_and(|kind| kind.is_dir()) {
+        if options.fdt.is_some() || options.base.is_some() {
+            let fault = Fault::new(Code::FileKind).item("file").found("a directory").expected("memory");
+            return Err(NotShown { fault, hint: Hint::NoMemory });
+        }
+        return debugfs::open(path, options.geometry);
     }
+    let open = || File::open(path).map_err(|error| Fault::new(Code::Io).item(path.display().to_string()).found(error));
+    if kind.is_some_and(|kind| kind.is_char_device()) && options.base.is_none() {
+        let iomem = std::fs::read_to_string(IOMEM).map_err(|error| Fault::new(Code::Io).item(IOMEM).found(error))?;
+        return with_memory(Image::device(open()?, &iomem)?, &Options { live: true, ..options.clone() });
+    }
+    if let Some(base) = options.base {
+        return with_memory(Image::raw_from(open()?, options.offset, base, Geometry::K4)?, options);
+    }
+    let live = options.live || path.canonicalize().is_ok_and(|path| path == Path::new(KCORE));
+    let options = &Options { live, ..options.clone() };
     match Image::open(path) {
         Ok(Source::Image(image)) => with_memory(image, options),
         Ok(Source::DeviceTree(_)) if options.fdt.is_some() || options.geometry.is_some() => {
@@ -206,6 +234,7 @@ fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
     let kind = image.kind();
     let source = SourceView { kind: kind.into(), bytes: size, extents: image.extents().len() };
     let image = Arc::new(image);
+    let mut unread = None;
     let (roots, by) = match (options.fdt, kind, image.arena_root()) {
         (Some(root), ..) => (vec![root], FoundBy::Option),
         (None, ImageKind::Arena, Some((root, _))) => (vec![root], FoundBy::Header),
@@ -213,7 +242,11 @@ fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
             let fault = Fault::new(Code::NoHandover).item("fdt_addr").found(0).expected("the address of a root FDT");
             return Err(NotShown { fault, hint: Hint::Unfinished });
         }
-        (None, ..) => (find::roots(&image)?, FoundBy::Search),
+        (None, ..) => {
+            let found = find::roots(&image)?;
+            unread = found.unread;
+            (found.roots, FoundBy::Search)
+        }
     };
     let geometries = match (kind, options.geometry) {
         (ImageKind::Arena, _) => vec![(image.geometry(), PageSizeBy::Header)],
@@ -224,11 +257,22 @@ fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
         let fault = Fault::new(Code::NoHandover).found(format_args!("no root FDT in {size} bytes of memory"));
         NotShown { fault: fault.expected("a device tree whose compatible is kho-vN"), hint: Hint::NoRoot }
     })?;
+    let (best, steady) = if options.live { find::steady(&image, best)? } else { (best, true) };
     let find::Looked { root: address, bytes, geometry: (geometry, page_size_by), plan, owners, seen } = best;
 
     let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(address.get()))?;
     let mut findings = plan.findings().clone();
     check_names(&fdt, &mut findings);
+    if !steady {
+        let fault = Fault::new(Code::ChangedWhileRead).address(address.get());
+        findings.add("/", fault.found(format_args!("{} readings, no two of them the same", find::READINGS)));
+    }
+    if let Some(fault) = unread {
+        findings.add("/", fault);
+    }
+    if kind != ImageKind::Arena {
+        check_tree(&fdt, address, plan.tree(), &mut findings);
+    }
     if plan.tree().is_none() {
         // The plan stopped at the root: what the nodes say can be told all the same.
         check_nodes(&fdt, geometry, &mut findings);
@@ -259,6 +303,7 @@ fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
     let mut decoded = Decoded::new(source, Root::of(&fdt, Some(address.get()), by), nodes, &findings, trees);
     decoded.page_size = Some(PageSize { bytes: geometry.page_size(), by: page_size_by });
     decoded.candidates = others;
+    decoded.scratch = options.scratch.iter().map(Range::from).collect();
     decoded.map = map;
     decoded.preserved = plan.tree().map(Preserved::of);
     Ok(Opened { decoded, memory: plan.into_tree().map(|tree| (image, tree)) })
@@ -297,6 +342,18 @@ impl Reader<'_> {
     }
 }
 
+/// Whether the tree was overwritten, as it is in memory of the kernel that came after.
+fn check_tree(fdt: &Fdt<'_>, root: PhysAddr, tree: Option<&Tree>, findings: &mut Findings) {
+    let held = |tree: &Tree| root.page_around(tree.geometry()).is_some_and(|page| tree.holder(page).is_some());
+    let mut of_root = Findings::default();
+    check_root(fdt, &mut of_root);
+    if of_root.is_empty() && !tree.is_some_and(held) {
+        let fault = Fault::new(Code::Stale).item(kho::PRESERVED_MEMORY_MAP);
+        let fault = fault.found("a tree that cannot be read, or that does not preserve the root FDT");
+        findings.add("/", fault.expected(OVERWRITTEN));
+    }
+}
+
 fn check_root(fdt: &Fdt<'_>, findings: &mut Findings) {
     let root = fdt.root();
     let compatible = root.required(kho::COMPATIBLE).and_then(|property| match_any(property.value(), kho::COMPAT));
@@ -329,6 +386,13 @@ fn check_nodes(fdt: &Fdt<'_>, geometry: Geometry, findings: &mut Findings) {
             findings.add(&path, fault);
         }
     }
+}
+
+/// A structure out of a copy of its blob.
+pub(crate) fn wire<T: crate::abi::Plain>(bytes: &[u8]) -> Result<T, Fault> {
+    T::read_from_prefix(bytes)
+        .map(|(value, _)| value)
+        .map_err(|_| Fault::new(Code::Truncated).found(format_args!("{} bytes", bytes.len())).expected(size_of::<T>()))
 }
 
 /// What the nodes say of themselves, as far as it can be read.

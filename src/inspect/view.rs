@@ -8,7 +8,7 @@ use super::content::{Content, block};
 use crate::abi::kho;
 use crate::fdt::{self, Fdt, dts};
 use crate::handover::Verdict;
-use crate::mem::{Folio, ImageKind, Order};
+use crate::mem::{Folio, ImageKind, Order, PhysRange};
 use crate::num::usize_of;
 use crate::radix::Tree;
 use crate::report::{Class, Code, Finding, Findings, Severity};
@@ -36,6 +36,9 @@ pub struct Decoded {
     pub errors: u64,
     /// How many warnings were found.
     pub warnings: u64,
+    /// Where the next kernel allocates before it has read the tree, as far as that is known: of a copy of debugfs, and
+    /// what [`Options::scratch`](super::Options) says.
+    pub scratch: Vec<Range>,
     /// Who owns what, if [`Options::map`](super::Options) asked for it and there is memory.
     #[serde(skip)]
     pub map: Option<super::Map>,
@@ -62,6 +65,7 @@ impl Decoded {
             findings: findings.kept().iter().map(Problem::from).collect(),
             errors: findings.errors(),
             warnings: findings.warnings(),
+            scratch: Vec::new(),
             map: None,
             trees,
         }
@@ -74,7 +78,9 @@ impl Decoded {
     /// Only those of `out`.
     pub fn print_dts(&self, out: &mut impl fmt::Write) -> fmt::Result {
         let mut trees = self.trees.iter();
-        if let Some(fdt) = trees.next().and_then(|(.., bytes)| Fdt::parse(bytes).ok()) {
+        if self.root.found_by != FoundBy::Missing
+            && let Some(fdt) = trees.next().and_then(|(.., bytes)| Fdt::parse(bytes).ok())
+        {
             dts::print(&fdt, out)?;
         }
         for (name, address, bytes) in trees {
@@ -117,6 +123,8 @@ pub enum SourceKind {
     Core,
     /// Raw memory.
     Raw,
+    /// A copy of Linux's debugfs directory `kho`.
+    Debugfs,
 }
 
 impl From<ImageKind> for SourceKind {
@@ -148,7 +156,9 @@ pub enum PageSizeBy {
     Header,
     /// [`Options::geometry`](super::Options).
     Option,
-    /// Nobody: the smallest with which the tree preserves its root.
+    /// The tree: it preserves its own root with this page size, and with no smaller one.
+    Tree,
+    /// Nobody: no tree can be read that preserves its root.
     Guess,
 }
 
@@ -184,6 +194,20 @@ impl Root {
     }
 }
 
+impl Root {
+    /// None, of a source that has blobs all the same.
+    pub(super) const fn missing() -> Self {
+        Root {
+            address: None,
+            size: 0,
+            found_by: FoundBy::Missing,
+            compatible: Vec::new(),
+            is_handover: false,
+            preserved_memory_map: None,
+        }
+    }
+}
+
 /// How the root was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -197,6 +221,8 @@ pub enum FoundBy {
     Option,
     /// By a look at every page.
     Search,
+    /// Not at all: there are blobs, and no root.
+    Missing,
 }
 
 /// A root that was found and not taken.
@@ -217,6 +243,12 @@ pub struct Range {
     pub address: u64,
     /// How many.
     pub size: u64,
+}
+
+impl From<&PhysRange> for Range {
+    fn from(range: &PhysRange) -> Self {
+        Range { address: range.start().get(), size: range.size() }
+    }
 }
 
 /// What is preserved.
@@ -351,6 +383,24 @@ impl Node {
             optional: node.property(kho::OPTIONAL).is_some(),
             mem: mem.flatten().map(|range| Range { address: range.start().get(), size: range.size() }).collect(),
             mem_partial: node.property(kho::MEM_PARTIAL).is_some(),
+            owned: None,
+            verdict: None,
+            content: None,
+        }
+    }
+}
+
+impl Node {
+    /// A node of which only the blob is there.
+    pub(super) const fn named(name: String) -> Self {
+        Node {
+            name,
+            compatible: Vec::new(),
+            read_as: None,
+            blob: None,
+            optional: false,
+            mem: Vec::new(),
+            mem_partial: false,
             owned: None,
             verdict: None,
             content: None,
