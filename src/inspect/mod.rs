@@ -52,8 +52,8 @@ pub use view::{
 };
 
 /// What is to be known of a tree that makes no sense.
-const OVERWRITTEN: &str = "just that, if this is the memory of the next kernel: the pages of the tree are not \
-                           preserved, and once it has booted they are its own; what came in is whole before the kexec only";
+const OVERWRITTEN: &str = "just that, if this is the memory of the next kernel: the pages of the tree are not preserved, \
+                           and once it has booted they are its own; or if the page size is another one";
 /// Linux's list of what is at which physical address.
 const IOMEM: &str = "/proc/iomem";
 /// The memory of the running kernel.
