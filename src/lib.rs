@@ -56,6 +56,7 @@
 //! | `linux` | how the next kernel is told of a handover that was made for it |
 //! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
 //! | `transport` | how a handover travels: exec |
+//! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
 //! | `inspect` | a dump, an arena or a device tree as one tree of values |
 //!
 //! # Features
@@ -105,6 +106,8 @@ pub mod handover;
 pub mod inspect;
 #[cfg(feature = "write")]
 pub mod linux;
+#[cfg(feature = "std")]
+pub mod liveupdate;
 pub mod luo;
 pub mod mem;
 pub mod memblock;
@@ -115,6 +118,8 @@ pub mod payload;
 pub mod radix;
 pub mod report;
 pub mod selftest;
+#[cfg(test)]
+mod testing;
 pub mod text;
 mod trace;
 #[cfg(feature = "std")]

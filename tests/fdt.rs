@@ -260,6 +260,53 @@ proptest! {
     }
 }
 
+proptest! {
+    /// A tree with properties set, by another way: taken apart, changed, and written anew.
+    #[test]
+    fn properties_are_set_and_nothing_else_changes(
+        model in models("[a-c][a-z0-9,._+-]{0,3}"),
+        node in "[a-c]",
+        values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 2),
+    ) {
+        let mut model = model.without_duplicates();
+        let properties = [("a", &values[0][..]), ("linux,kho-fdt", &values[1])];
+        let edited = Fdt::parse(&model.blob().unwrap()).unwrap().with_properties(&node, &properties);
+        let name = node.as_bytes();
+        let taken = model.children.iter().find(|child| child.name.split(|&byte| byte == b'@').next() == Some(name));
+        if taken.is_some_and(|child| child.name != name) {
+            prop_assert_eq!(edited.unwrap_err().code(), Code::FdtUnitAddress);
+            return Ok(());
+        }
+        if !model.children.iter().any(|child| child.name == name) {
+            model.children.insert(0, Model { name: name.into(), properties: Vec::new(), children: Vec::new() });
+        }
+        let child = model.children.iter_mut().find(|child| child.name == name).unwrap();
+        child.properties.retain(|(name, _)| !properties.iter().any(|(set, _)| set.as_bytes() == name));
+        let set = properties.map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()));
+        child.properties.splice(0..0, set);
+        let edited = edited.unwrap();
+        prop_assert_eq!(Model::parse(&edited), model);
+        prop_assert!(dtoolkit::fdt::Fdt::new(&edited).is_ok() && fdt::Fdt::new(&edited).is_ok());
+    }
+}
+
+#[test]
+fn dtc_takes_a_machine_that_was_told_of_a_handover() {
+    let mut machine = Builder::new();
+    machine.cells_u32("#address-cells", &[2]).unwrap();
+    machine.cells_u32("#size-cells", &[2]).unwrap();
+    machine.node("chosen", |chosen| chosen.strings("bootargs", ["quiet"])).unwrap();
+    let range = |start, size| PhysRange::new(PhysAddr::new(start), size).unwrap();
+    let boot = kho::linux::Boot { fdt: range(0x4c00_1000, 600), scratch: range(0x1_4c00_0000, 32) };
+    let blob = kho::linux::chosen(&machine.finish().unwrap(), &boot).unwrap();
+    let Some((text, told)) = dtc("dtb", "dts", &blob) else { return };
+    assert_eq!(told, "");
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("linux,kho-fdt = <0x00 0x4c001000 0x00 0x258>;"), "{text}");
+    assert!(text.contains("linux,kho-scratch = <0x01 0x4c000000 0x00 0x20>;"), "{text}");
+    assert!(text.contains("bootargs = \"quiet\";"), "{text}");
+}
+
 #[test]
 fn source_says_what_values_mean() {
     let text = print(&handover());

@@ -13,7 +13,7 @@ use kho::mem::{Geometry, Image, Memory as _, PhysAddr, Source};
 use kho::memblock::{Memblock, MemblockNode};
 use kho::metadata::{Metadata, MetadataNode};
 use kho::report::Fault;
-use kho::selftest::{Found, Rule, SelfTest};
+use kho::selftest::{Found, Rule, SelfTestNode};
 use serde_json::{Value, json};
 
 fn data(name: &str) -> PathBuf {
@@ -74,7 +74,7 @@ fn frozen() -> Machine {
     let luo = read(&mut registry, abi::luo::NODE, LuoNode);
     let memblock = read(&mut registry, abi::memblock::NODE, MemblockNode);
     let metadata = read(&mut registry, abi::kexec_metadata::NODE, MetadataNode);
-    let kho_test = read(&mut registry, abi::kho_test::NODE, SelfTest);
+    let kho_test = read(&mut registry, abi::kho_test::NODE, SelfTestNode);
     let root = PhysAddr::new(expected()["fdt"].as_u64().unwrap());
     let plan = Incoming::new(image, root).plan(&registry);
     assert_eq!(plan.findings().to_string(), "");

@@ -6,6 +6,7 @@ mod common;
 mod whole;
 
 use std::fs::Permissions;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -25,23 +26,23 @@ use whole::*;
 /// Not a test of its own: the part of a child.
 #[test]
 fn role() {
-    match std::env::var(ROLE).unwrap_or_default().as_str() {
-        "" => return,
-        "all" => leave_with(1, |_| {}),
-        "all: arrive" => arrive_with_all(),
-        "newer" => leave_with(1, |outgoing| outgoing.preserve("n", &Extra { optional: false, made_of: TWO }).unwrap()),
-        "newer: arrive" => refuse_the_newer(),
-        "fails" => leave_with(1, |outgoing| outgoing.preserve("n", &Extra { optional: false, made_of: ONE }).unwrap()),
-        "fails: arrive" => fail_to_restore(),
-        "unknown" => leave_with_an_unknown(),
-        "unknown: arrive" => arrive_with_an_unknown(),
-        "failed" => fail_to_leave(),
-        "failed: arrive" => drop(restore_all(Arrival::take().unwrap().unwrap().incoming)),
-        "example" => leave_to_the_example(),
-        other => panic!("no role {other}"),
-    }
-    println!("verdict: ok");
-    std::process::exit(0);
+    play(&[
+        ("all", || leave_with(1, |_| {})),
+        ("all: arrive", arrive_with_all),
+        ("newer", || {
+            leave_with(1, |outgoing| outgoing.preserve("n", &Extra { optional: false, made_of: TWO }).unwrap())
+        }),
+        ("newer: arrive", refuse_the_newer),
+        ("fails", || {
+            leave_with(1, |outgoing| outgoing.preserve("n", &Extra { optional: false, made_of: ONE }).unwrap())
+        }),
+        ("fails: arrive", fail_to_restore),
+        ("unknown", leave_with_an_unknown),
+        ("unknown: arrive", arrive_with_an_unknown),
+        ("failed", fail_to_leave),
+        ("failed: arrive", || drop(restore_all(Arrival::take().unwrap().unwrap().incoming))),
+        ("example", leave_to_the_example),
+    ]);
 }
 
 const ONE: CompatList<'static> = CompatList::new(Compat::new("test-extra", 1), &[]);
@@ -92,12 +93,15 @@ fn arrival() -> Arrival {
     arrival
 }
 
-/// What is open besides that, and whether it is close-on-exec.
+/// What is open besides that, and whether it is close-on-exec. Without the socket once nobody inherits it any more.
 fn opened() -> Vec<bool> {
     let mut all = descriptors();
     let inherited = std::env::var(INHERITED).unwrap();
     for number in inherited.trim_matches(['[', ']']).split(", ") {
         all.remove(&number.parse().unwrap()).expect("inherited");
+    }
+    if all.get(&socket_number()) == Some(&true) {
+        all.remove(&socket_number());
     }
     all.into_values().collect()
 }
@@ -143,7 +147,7 @@ fn refuse_the_newer() {
     }
     registry.read("n", BytesNode { made_of: ONE, limit: 1 });
     let root = incoming.root();
-    let before = contents(incoming.memory().arena().fd());
+    let before = contents(incoming.memory().arena().read_only_fd().unwrap().as_fd());
     let refused = incoming.plan(&registry).accept().unwrap_err();
     let verdicts: Vec<Verdict> = refused.nodes.iter().map(|node| node.verdict).collect();
     assert_eq!(refused.nodes[5].name, "n");
@@ -152,7 +156,10 @@ fn refuse_the_newer() {
         (Verdict::Refused, 6)
     );
     assert_eq!((refused.incoming.root(), opened()), (root, vec![true; 4]));
-    assert!(contents(refused.incoming.memory().arena().fd()) == before, "the plan wrote into the arena");
+    assert!(
+        contents(refused.incoming.memory().arena().read_only_fd().unwrap().as_fd()) == before,
+        "the plan wrote into the arena"
+    );
     let (error, _) = back.unwrap().go(refused.incoming, &refused.findings.to_string());
     panic!("{error}");
 }
@@ -201,14 +208,17 @@ fn fail_to_restore() {
     }
     let (mut registry, _) = registry();
     registry.add("n", Fails);
-    let before = contents(incoming.memory().arena().fd());
+    let before = contents(incoming.memory().arena().read_only_fd().unwrap().as_fd());
     let accepted = incoming.plan(&registry).accept().unwrap();
     let failed = accepted.restore().unwrap_err();
     assert_eq!((failed.node.as_str(), failed.fault.to_string().as_str()), ("/n", "refused: told to"));
     // The memfd by pages is closed, the array unmapped, the arena as it came.
     assert_eq!(opened(), [true; 4]);
     assert!(!std::fs::read_to_string("/proc/self/maps").unwrap().contains("kho-arena"));
-    assert!(contents(failed.incoming.memory().arena().fd()) == before, "a failed restore wrote into the arena");
+    assert!(
+        contents(failed.incoming.memory().arena().read_only_fd().unwrap().as_fd()) == before,
+        "a failed restore wrote into the arena"
+    );
     if std::env::var(HOW).unwrap() == "here" {
         restore_all(failed.incoming);
         return;

@@ -1,6 +1,8 @@
 //! Real kernels, in QEMU: what Linux hands over is read by this library, and what this library writes is restored by
 //! Linux. See `kernels/mod.rs` for what that needs.
 
+#[path = "kernels/arm64.rs"]
+mod arm64;
 mod kernels;
 
 use kernels::frozen::{self, Frozen};
@@ -36,23 +38,34 @@ fn two_updates(kernel: &Kernel, scenario: &str, options: &str) -> Option<(String
     let mut qmp = guest.qmp();
     guest.send(b"\n");
     let core = guest.dir().join("core");
+    // As uname has it, for example `7.2.13`.
+    let log = guest.log();
+    let (release, _) = log.split_once("Linux version ").and_then(|(_, rest)| rest.split_once(' ')).unwrap();
     let frozen = [1, 2].map(|update| {
         gdb.run_to(u64::from_str_radix(&address, 16).unwrap());
         qmp.dump(&core);
-        frozen::check(&core, scenario, update)
+        frozen::check(&core, scenario, release, update)
     });
     gdb.detach();
-    Some((guest.finish(), frozen))
+    let log = guest.finish();
+    assert_eq!(log.matches("Linux version ").count(), 3, "{log}");
+    assert_eq!(log.matches("Revived memory reservation 'testmem' from KHO").count(), 2, "{log}");
+    assert_eq!(log.matches("test_kho: KHO restore succeeded").count(), 1, "{log}");
+    Some((log, frozen))
 }
 
-const TWO_UPDATES: [&str; 6] = ["make", "load 0", "take 1", "again 1", "load 1", "take 2"];
+const TWO_UPDATES: [&str; 8] = ["make", "load 0", "debugfs 1", "take 1", "again 1", "load 1", "debugfs 2", "take 2"];
 
 #[test]
 fn x86_64_sessions_survive_two_updates_and_are_read_from_the_frozen_machine() {
     for kernel in kernels(Arch::X86) {
         let Some((log, frozen)) = two_updates(&kernel, "many", "") else { return };
-        kernels::verdicts(&log, &TWO_UPDATES);
-        for Frozen { decoded, orders } in frozen {
+        let mut expected = Vec::from(TWO_UPDATES);
+        // The session of `kho luo`, after those of the library.
+        expected.insert(5, "command 1");
+        expected.push("command 2");
+        kernels::verdicts(&log, &expected);
+        for Frozen { orders, .. } in frozen {
             assert!(orders[0] > 2000 && orders[1..] == [0; 9], "{orders:?}");
         }
     }
@@ -65,8 +78,37 @@ fn x86_64_sessions_of_huge_pages() {
         let Some((log, frozen)) = two_updates(&kernel, "huge", "transparent_hugepage_shmem=always") else { return };
         kernels::verdicts(&log, &TWO_UPDATES);
         for Frozen { orders, .. } in frozen {
-            println!("{orders:?}");
-            assert!(orders[9] >= 2, "{orders:?}");
+            assert!(orders[9] >= 11, "{orders:?}");
         }
+    }
+}
+
+#[test]
+fn x86_64_refusals_and_a_live_machine() {
+    for kernel in kernels(Arch::X86) {
+        let Some(machine) = machine(&kernel, "kho_scenario=many kho_refusals=1 kho_live=1") else { return };
+        let log = machine.start().finish();
+        let refused = |table: &[kernels::refusals::Refusal]| -> Vec<String> {
+            table.iter().map(|(name, ..)| format!("refused {name}")).collect()
+        };
+        let mut expected = refused(&kernels::refusals::BEFORE);
+        expected.insert(21, "a file without a name".into());
+        expected.extend(
+            [
+                "bytes in place",
+                "free again",
+                "make",
+                "/proc/kcore",
+                "/dev/mem",
+                "out/fdt",
+                "load 0",
+                "debugfs 1",
+                "/proc/kcore",
+            ]
+            .map(String::from),
+        );
+        expected.extend(refused(&kernels::refusals::AFTER));
+        expected.extend(["take 1", "command 1"].map(String::from));
+        kernels::verdicts(&log, &expected.iter().map(|name| &**name).collect::<Vec<_>>());
     }
 }

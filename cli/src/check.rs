@@ -4,7 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use kho::inspect::{Decoded, Problem, SourceKind};
+use kho::inspect::{Decoded, NotShown, Problem, SourceKind};
 use serde::Serialize;
 
 use crate::source::{BOLD, Source, clean, findings, head, is_handover, not_there, paint, print, print_json, verdict};
@@ -74,27 +74,23 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
             report(args, &decoded)?;
             Ok(ExitCode::from(u8::from(decoded.errors > 0)))
         }
-        Err(error) if error.is_broken() => {
-            let finding = kho::report::Finding { node: "/".into(), fault: error.fault };
-            let problem = Problem::from(&finding);
-            match args.format {
-                Format::Json => {
-                    let findings = std::slice::from_ref(&problem);
-                    print_json(&Report { verdict: "problems", checked: "root-fdt", errors: 1, warnings: 0, findings })?;
-                }
-                Format::Text => {
-                    print(&format!(
-                        "{}\n{}: {}\n",
-                        clean(&problem.text),
-                        paint(BOLD, args.source.name()),
-                        verdict(1, 0)
-                    ))?;
-                }
-            }
-            Ok(ExitCode::from(1))
-        }
-        Err(error) => Err(args.source.not_shown(&error)),
+        Err(error) => broken(&args.source, error, matches!(args.format, Format::Json)),
     }
+}
+
+/// Tells of a root that could not be decoded because it is broken; of anything else that it could not be looked at.
+pub(crate) fn broken(source: &Source, error: NotShown, json: bool) -> Result<ExitCode, Box<dyn Error>> {
+    if !error.is_broken() {
+        return Err(source.not_shown(&error));
+    }
+    let problem = Problem::from(&kho::report::Finding { node: "/".into(), fault: error.fault });
+    if json {
+        let findings = std::slice::from_ref(&problem);
+        print_json(&Report { verdict: "problems", checked: "root-fdt", errors: 1, warnings: 0, findings })?;
+    } else {
+        print(&format!("{}\n{}: {}\n", clean(&problem.text), paint(BOLD, source.name()), verdict(1, 0)))?;
+    }
+    Ok(ExitCode::from(1))
 }
 
 fn report(args: &Args, decoded: &Decoded) -> std::io::Result<()> {

@@ -10,6 +10,7 @@ use kho::luo::Flb;
 use kho::selftest::Rule;
 use kho::text::Name;
 
+use crate::check::broken;
 use crate::source::{
     BOLD, DIM, Source, clean, count, findings, head, is_handover, node_verdict, not_there, paint, print, print_json,
     verdict,
@@ -40,8 +41,11 @@ Examples:
 JSON has addresses and sizes as numbers, in bytes. Blocks are pairs of address and order.
 
 Exit codes:
-  0  it was shown; what is wrong with it is shown too, and `kho check` fails
-  2  nothing could be shown: no such file, no handover, an unreadable root";
+  0  it was shown, and is fine; warnings are shown too
+  1  problems were found and are shown, with all that could be read. Of a root
+     that is broken nothing but the problem is shown, as `kho check` does
+  2  nothing could be shown: no such file, no handover, or cut so that nothing
+     can be said";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
@@ -54,13 +58,16 @@ enum Format {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
-    let decoded = args.source.decode().map_err(|error| args.source.not_shown(&error))?;
+    let decoded = match args.source.decode() {
+        Ok(decoded) => decoded,
+        Err(error) => return broken(&args.source, error, matches!(args.format, Format::Json)),
+    };
     match args.format {
         Format::Tree => print(&tree(&decoded, &args.source.name()))?,
         Format::Dts => print(&dts(&decoded)?)?,
         Format::Json => print_json(&decoded)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(u8::from(decoded.errors > 0)))
 }
 
 fn dts(decoded: &Decoded) -> Result<String, std::fmt::Error> {

@@ -6,6 +6,7 @@ mod dump;
 mod extract;
 mod map;
 mod schema;
+mod luo;
 mod source;
 mod units;
 
@@ -31,6 +32,7 @@ Examples:
   kho map vmcore -o map.svg         its memory, and who owns what
   kho check vmcore                  everything that is wrong with what a machine handed over
   kho extract vmcore --all files    every memfd of every session as a file
+  kho luo preflight 7 8             whether Linux would keep these files over a kexec
 
 Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
 
@@ -48,6 +50,8 @@ enum Command {
     Map(map::Args),
     /// Print the JSON Schema of what dump, check or map print as JSON
     Schema(schema::Args),
+    /// Keep files over a kexec, in sessions of /dev/liveupdate
+    Luo(luo::Args),
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         Command::Extract(args) => extract::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Schema(args) => schema::run(&args),
+        Command::Luo(args) => luo::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kho", &mut script);

@@ -280,9 +280,14 @@ pub(crate) fn findings(decoded: &Decoded) -> String {
 }
 
 fn finding(problem: &Problem) -> String {
-    let word = problem.severity.to_string();
-    let style = if problem.severity == Severity::Error { RED } else { YELLOW };
-    let rest = problem.text.strip_prefix(&word).unwrap_or(&problem.text);
+    severe(problem.severity, &problem.text)
+}
+
+/// A finding as text, which begins with its severity.
+pub(crate) fn severe(severity: Severity, text: &str) -> String {
+    let word = severity.to_string();
+    let style = if severity == Severity::Error { RED } else { YELLOW };
+    let rest = text.strip_prefix(&word).unwrap_or(text);
     format!("{}{}", paint(style, &word), clean(rest))
 }
 

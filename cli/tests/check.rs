@@ -62,7 +62,7 @@ fn one_broken_node_does_not_hide_the_others() {
     let shown = run(1, &["check", handover.path()]);
     assert!(shown.contains("error: /orders: block-count: records.count at"), "{shown}");
     // It can still be shown: the others whole, of these the bytes.
-    let decoded = json(0, &["dump", handover.path()]);
+    let decoded = json(1, &["dump", handover.path()]);
     assert_eq!(node(&decoded, "picture")["content"]["kind"], "array");
     assert_eq!(node(&decoded, "orders")["content"]["kind"], "bytes");
     assert_eq!(node(&decoded, "orders")["verdict"], "refused");
@@ -92,7 +92,7 @@ fn another_version_is_a_mismatch_and_not_corruption() {
     assert_eq!(codes(&report), ["version-newer"]);
     assert_eq!(report["findings"][0]["node"], "/");
     // Its nodes are shown all the same.
-    let decoded = json(0, &["dump", handover.path(), "--fdt", &root.to_string()]);
+    let decoded = json(1, &["dump", handover.path(), "--fdt", &root.to_string()]);
     assert_eq!(decoded["nodes"].as_array().unwrap().len(), 6);
 }
 
@@ -118,7 +118,7 @@ fn a_file_of_another_version_does_not_hide_its_session() {
         (&newer["node"], &newer["item"], &newer["class"]),
         (&json!("/LUO"), &json!("sessions[vm-session].files[0xabc].compatible"), &json!("mismatch"))
     );
-    let shown = run(0, &["dump", &core]);
+    let shown = run(1, &["dump", &core]);
     assert!(shown.contains("token 0xabc: memfd-v3, not looked into: data 0x696000"), "{shown}");
     assert!(shown.contains("token 0x2: memfd of 195.3 KiB"), "{shown}");
 }
@@ -143,8 +143,12 @@ fn a_broken_root_is_a_problem() {
     let report = json(1, &["check", handover.path()]);
     assert_eq!(codes(&report), ["fdt-header"]);
     assert_eq!(report["findings"][0]["address"], root);
-    let error = run(2, &["dump", handover.path()]);
-    assert!(error.contains("fdt-header: off_dt_struct"), "{error}");
+    // Dump has nothing else to show, and agrees.
+    assert_eq!(json(1, &["dump", handover.path()]), report);
+    for format in ["tree", "dts"] {
+        assert_eq!(run(1, &["dump", "--format", format, handover.path()]), run(1, &["check", handover.path()]));
+    }
+    assert!(run(1, &["dump", handover.path()]).contains("fdt-header: off_dt_struct"));
 }
 
 #[test]

@@ -183,7 +183,7 @@ fn raw_memory_and_addresses_as_people_write_them() {
     std::fs::write(&raw, &bytes[at..at + 4096]).unwrap();
     let raw = raw.to_str().unwrap();
     let root = expected["fdt"].as_u64().unwrap();
-    let decoded = json(0, &["dump", "--base", &format!("{root:#x}"), raw]);
+    let decoded = json(1, &["dump", "--base", &format!("{root:#x}"), raw]);
     assert_eq!((&decoded["source"]["kind"], &decoded["root"]["address"]), (&json!("raw"), &expected["fdt"]));
     // The tree is not in that page: an error, and what the root says is shown all the same.
     assert_eq!(decoded["findings"][0]["code"], "outside");

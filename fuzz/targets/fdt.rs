@@ -30,6 +30,9 @@ fuzz_target!(|data: &[u8]| {
     }
     assert!(depth == 0 && events <= data.len());
     let _ = fdt.reservations().count();
+    if let Ok(edited) = fdt.with_properties("chosen", &[("linux,kho-fdt", &[0; 16])]) {
+        assert!(Fdt::parse(&edited).is_ok(), "what is edited is a tree");
+    }
     let mut text = String::new();
     dts::print(&fdt, &mut text).expect("a string takes everything");
     decoded.expect("it could be parsed").print_dts(&mut text).expect("a string takes everything");

@@ -8,7 +8,7 @@ use kho::memblock::MemblockNode;
 use kho::memfd::MemfdNode;
 use kho::metadata::MetadataNode;
 use kho::payload::{ArrayNode, BytesNode, RecordsNode};
-use kho::selftest::SelfTest;
+use kho::selftest::SelfTestNode;
 use kho_fuzz::{ARRAY, BYTES, TABLE};
 use libfuzzer_sys::fuzz_target;
 use zerocopy::little_endian::U64;
@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((memory, root)) = kho_fuzz::memory(data) else { return };
     let mut registry = Registry::observing();
     registry.add_optional("memfd", MemfdNode);
-    registry.add_optional("kho_test", SelfTest);
+    registry.add_optional("kho_test", SelfTestNode);
     registry.read_optional("LUO", LuoNode);
     registry.read_optional("memblock", MemblockNode);
     registry.read_optional(kexec_metadata::NODE, MetadataNode);

@@ -249,4 +249,25 @@ mod tests {
         let fault = Fdt::parse(&other).unwrap().with_properties("chosen", &[]).unwrap_err();
         assert_eq!(fault.code(), Code::FdtUnitAddress);
     }
+
+    proptest::proptest! {
+        /// What the reader takes can be edited, whoever made it, and is taken again.
+        #[test]
+        fn hostile_trees(
+            chosen: bool,
+            changes in proptest::collection::vec((0_usize..300, proptest::prelude::any::<u8>()), 0..4),
+        ) {
+            let mut blob = machine(chosen);
+            let len = blob.len();
+            changes.iter().for_each(|&(at, byte)| blob[at % len] = byte);
+            let Ok(fdt) = Fdt::parse(&blob) else { return Ok(()) };
+            if let Ok(edited) = fdt.with_properties("chosen", &[("linux,x", b"1"), ("new", &[2; 5])]) {
+                let edited = Fdt::parse(&edited).unwrap();
+                let node = edited.root().child("chosen").unwrap();
+                let values = ["linux,x", "new"].map(|name| node.property(name).unwrap().value());
+                proptest::prop_assert_eq!(values, [&[b'1'][..], &[2; 5]]);
+                proptest::prop_assert_eq!(edited.reservations().count(), fdt.reservations().count());
+            }
+        }
+    }
 }

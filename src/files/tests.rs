@@ -100,7 +100,7 @@ fn handed_over(files: Vec<(u64, OwnedFd)>) -> (Incoming<Bundle>, PhysRange) {
     let blob = PhysRange::new(crate::mem::PhysAddr::new(word("preserved-data")), word("blob-size")).unwrap();
     let (mut bundle, root) = finished.into_parts();
     let files = core::mem::take(bundle.files_mut());
-    let arena = Arena::open(bundle.into_arena().into_fd()).unwrap();
+    let arena = Arena::open(bundle.into_arena().into_fd().unwrap()).unwrap();
     (Incoming::new(Bundle::of(arena, files), root.start()), blob)
 }
 
@@ -144,7 +144,7 @@ fn no_files_are_no_node() {
     let finished = outgoing.finish().unwrap();
     assert!(Fdt::parse(&finished.root_fdt().unwrap()).unwrap().root().child(NODE).is_none());
     let (bundle, root) = finished.into_parts();
-    let arena = Arena::open(bundle.into_arena().into_fd()).unwrap();
+    let arena = Arena::open(bundle.into_arena().into_fd().unwrap()).unwrap();
     let incoming = Incoming::new(Bundle::of(arena, Files::new()), root.start());
     assert_eq!(told(incoming), ["component-missing: expected kho-files-v1"]);
 }
@@ -171,7 +171,7 @@ fn missing_and_unknown_descriptors_are_all_told() {
     let mut bundle = incoming.into_memory();
     let mut files = core::mem::take(bundle.files_mut());
     let came = vec![(2, files.take(2).unwrap()), (8, memfd(1)), (9, memfd(1))];
-    let bundle = Bundle::of(Arena::open(bundle.into_arena().into_fd()).unwrap(), Files::received(came));
+    let bundle = Bundle::of(Arena::open(bundle.into_arena().into_fd().unwrap()).unwrap(), Files::received(came));
     assert_eq!(
         told(Incoming::new(bundle, root)),
         [
@@ -192,7 +192,7 @@ fn changed(which: usize, change: impl FnOnce(&mut Record)) -> Vec<String> {
     let at = crate::mem::PhysAddr::new(table.records.get() + 16 + (which * size_of::<Record>()) as u64);
     let mut record: Record = read_wire(arena, at).unwrap();
     change(&mut record);
-    let file = File::from(arena.try_clone_fd().unwrap());
+    let file = File::from(arena.fd().try_clone_to_owned().unwrap());
     file.write_all_at(record.as_bytes(), at.get() - arena.base().get()).unwrap();
     told(incoming)
 }
@@ -245,7 +245,7 @@ fn a_table_that_lies_about_its_records() {
     let counted = |count: u64| {
         let (incoming, blob) = handed_over(vec![(1, memfd(1)), (2, memfd(2))]);
         let arena = incoming.memory().arena();
-        let file = File::from(arena.try_clone_fd().unwrap());
+        let file = File::from(arena.fd().try_clone_to_owned().unwrap());
         file.write_all_at(&count.to_le_bytes(), blob.start().get() + 8 - arena.base().get()).unwrap();
         told(incoming)
     };

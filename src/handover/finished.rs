@@ -62,7 +62,6 @@ impl<M: Home> Finished<M> {
 
     /// What the root FDT does not say for lack of room, each of [`Code::RootFull`](crate::report::Code::RootFull): only
     /// a handover [for Linux](Outgoing::for_linux), whose root is one page, has any.
-    #[must_use]
     pub fn warnings(&self) -> &[Fault] {
         &self.root.warnings
     }

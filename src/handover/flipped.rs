@@ -23,11 +23,11 @@ use crate::metadata::MetadataNode;
 use crate::payload::{Bytes, BytesNode, RECORDS_USE, Records, RecordsNode};
 use crate::radix::Tree;
 use crate::report::{Code, Fault, Findings};
-use crate::selftest::{Payload, Rule, SelfTest};
+use crate::selftest::{Payload, Rule, SelfTestNode};
 use crate::{luo, metadata};
 
-const BYTES: CompatList<'static> = CompatList::new(Compat::new("test-bytes", 1), &[]);
-const TABLE: CompatList<'static> = CompatList::new(Compat::new("test-table", 1), RECORDS_USE);
+pub(super) const BYTES: CompatList<'static> = CompatList::new(Compat::new("test-bytes", 1), &[]);
+pub(super) const TABLE: CompatList<'static> = CompatList::new(Compat::new("test-table", 1), RECORDS_USE);
 
 /// Two sessions with a memfd of two pages and a file that nobody knows, and a global.
 struct Sessions;
@@ -100,27 +100,33 @@ struct Taken {
     places: Vec<(usize, usize)>,
 }
 
+/// A handover with a node of every kind that this library reads in ordinary memory.
+pub(super) fn whole(geometry: Geometry) -> Incoming<Ram> {
+    let file = std::fs::File::from(rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap());
+    std::io::Write::write_all(&mut &file, b"some text").unwrap();
+    file.set_len(40_000).unwrap();
+    let mut metadata = [0; 73];
+    (metadata[0], metadata[4]) = (1, b'7');
+    let table: Vec<u64> = (0..1_100).map(|number| number * 3).collect();
+    let table: Vec<zerocopy::little_endian::U64> = table.into_iter().map(Into::into).collect();
+    let mut outgoing = Outgoing::new(ram(geometry));
+    let memfd = ByPages { file: file.as_fd(), order: Order::new(2).unwrap() };
+    let folios = alloc::vec![(Order::ZERO, b"one".as_slice()), (Order::new(3).unwrap(), b"two")];
+    outgoing.preserve("memfd", &memfd).unwrap();
+    outgoing.preserve("kho_test", &Payload { folios, rule: Rule::Words }).unwrap();
+    outgoing.preserve("LUO", &Sessions).unwrap();
+    outgoing.preserve("memblock", &Reserved).unwrap();
+    outgoing.preserve(kexec_metadata::NODE, &Bytes { made_of: metadata::MADE_OF, bytes: &metadata }).unwrap();
+    outgoing.preserve("bytes", &Bytes { made_of: BYTES, bytes: b"hello" }).unwrap();
+    outgoing.preserve("table", &Records { made_of: TABLE, records: &table }).unwrap();
+    let (memory, root) = outgoing.finish().unwrap().into_parts();
+    Incoming::new(memory, root.start())
+}
+
 impl Taken {
     fn make(geometry: Geometry) -> Self {
-        let file =
-            std::fs::File::from(rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap());
-        std::io::Write::write_all(&mut &file, b"some text").unwrap();
-        file.set_len(40_000).unwrap();
-        let mut metadata = [0; 73];
-        (metadata[0], metadata[4]) = (1, b'7');
-        let table: Vec<u64> = (0..1_100).map(|number| number * 3).collect();
-        let table: Vec<zerocopy::little_endian::U64> = table.into_iter().map(Into::into).collect();
-        let mut outgoing = Outgoing::new(ram(geometry));
-        let memfd = ByPages { file: file.as_fd(), order: Order::new(2).unwrap() };
-        let folios = alloc::vec![(Order::ZERO, b"one".as_slice()), (Order::new(3).unwrap(), b"two")];
-        outgoing.preserve("memfd", &memfd).unwrap();
-        outgoing.preserve("kho_test", &Payload { folios, rule: Rule::Words }).unwrap();
-        outgoing.preserve("LUO", &Sessions).unwrap();
-        outgoing.preserve("memblock", &Reserved).unwrap();
-        outgoing.preserve(kexec_metadata::NODE, &Bytes { made_of: metadata::MADE_OF, bytes: &metadata }).unwrap();
-        outgoing.preserve("bytes", &Bytes { made_of: BYTES, bytes: b"hello" }).unwrap();
-        outgoing.preserve("table", &Records { made_of: TABLE, records: &table }).unwrap();
-        let (memory, root) = outgoing.finish().unwrap().into_parts();
+        let incoming = whole(geometry);
+        let (root, memory) = (incoming.root(), incoming.into_memory());
         let mut pages = Vec::new();
         for number in 0x100..0x1100 {
             let mut bytes = alloc::vec![0; usize::try_from(geometry.page_size()).unwrap()];
@@ -134,7 +140,7 @@ impl Taken {
             bytes.iter().enumerate().filter(|(_, byte)| **byte != 0).map(move |(offset, _)| (number, offset))
         });
         let places = places.collect();
-        Taken { geometry, root: root.start(), pages, places }
+        Taken { geometry, root, pages, places }
     }
 
     /// The handover with those bytes changed, planned, and restored when it is fine; else what was found.
@@ -161,7 +167,7 @@ impl Taken {
         }
         let mut registry = Registry::new();
         registry.add_optional("memfd", MemfdNode);
-        registry.add_optional("kho_test", SelfTest);
+        registry.add_optional("kho_test", SelfTestNode);
         registry.read_optional("LUO", LuoNode);
         registry.read_optional("memblock", MemblockNode);
         registry.read_optional(kexec_metadata::NODE, MetadataNode);
@@ -287,7 +293,7 @@ fn unchanged_it_is_fine() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(crate::testing::cases(1_000))]
 
     #[test]
     fn a_changed_handover_is_refused_or_restores(

@@ -22,7 +22,8 @@ impl<M: Home> Outgoing<M> {
     ///
     /// The components are the same. What Linux needs follows from this:
     /// - The root FDT has one page. What only this library reads is left out when the page is full, `mem` first, then
-    ///   the lists: see [`Finished::warnings`](super::Finished::warnings).
+    ///   the lists: see [`Finished::warnings`](super::Finished::warnings). Without its list a node can be read back only
+    ///   if its blob says what it is, as in all that Linux knows.
     /// - Nothing is in scratch, where the next kernel allocates until it has read the tree, and nothing in the first
     ///   MiB, which x86-64 does not preserve: the memory [keeps both out](Home::keep_out). What else must stay free (the
     ///   kernel, its initrd) [`Ram::keep_out`](crate::mem::Ram::keep_out) says.

@@ -104,6 +104,8 @@ mod scope;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "std"))]
+mod unsteady;
 
 pub use accepted::{Accepted, Failed};
 #[cfg(feature = "write")]

@@ -8,7 +8,7 @@ use super::finished::{Finished, Unfinished};
 use super::linux::Linux;
 use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
 use crate::compat::CompatList;
-use crate::mem::{Bits, Frame, Frames, Geometry, MemError, Memory, Order, PhysAddr, PhysRange, fresh_home};
+use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
 use crate::radix::Tree;
 use crate::report::{Code, Fault};
 
@@ -155,23 +155,7 @@ impl<M: Home> Outgoing<M> {
     }
 }
 
-impl<M: Home> Memory for Outgoing<M> {
-    fn geometry(&self) -> Geometry {
-        self.memory.geometry()
-    }
-
-    fn extents(&self) -> &[PhysRange] {
-        self.memory.extents()
-    }
-
-    fn is_whole(&self) -> bool {
-        self.memory.is_whole()
-    }
-
-    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
-        self.memory.read(at, to)
-    }
-}
+memory_of!([M: Home] Outgoing<M>, |it| it.memory);
 
 impl<M: Home> Frames for Outgoing<M> {
     fn alloc(&mut self, order: Order) -> Result<Frame, MemError> {

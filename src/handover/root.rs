@@ -139,7 +139,8 @@ fn fit(
     if fits(Shape::WHOLE)? {
         return Ok(Shape::WHOLE);
     }
-    // So many do not fit, so few might: more ranges are never fewer bytes, but where all of a node's are listed.
+    // The most ranges of a node that fit. One more range is never fewer bytes, except the last one of a node, which
+    // saves `mem-partial`: with all of them listed it does not fit, and below that the search may stop one too early.
     let longest = ranges.iter().map(|(ranges, _)| ranges.len()).max().unwrap_or(0);
     let (mut low, mut high) = (0, longest);
     while low < high {

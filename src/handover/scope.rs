@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::compat::CompatList;
 use crate::mem::{
-    Bits, Folio, Frame, Frames, Geometry, MemError, Memory, Order, PageRange, Pfn, PhysAddr, PhysRange, Ram,
+    Bits, Folio, Frame, Frames, MemError, Memory, Order, PageRange, Pfn, PhysAddr, PhysRange, Ram, memory_of,
 };
 use crate::num::u64_of;
 use crate::radix::Tree;
@@ -249,23 +249,7 @@ pub(super) fn release<M: Home>(memory: &mut M, tree: &mut Tree, owned: &mut Bits
     }
 }
 
-impl<M: Home> Memory for Scope<'_, M> {
-    fn geometry(&self) -> Geometry {
-        self.memory.geometry()
-    }
-
-    fn extents(&self) -> &[PhysRange] {
-        self.memory.extents()
-    }
-
-    fn is_whole(&self) -> bool {
-        self.memory.is_whole()
-    }
-
-    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
-        self.memory.read(at, to)
-    }
-}
+memory_of!([M: Home] Scope<'_, M>, |it| it.memory);
 
 impl<M: Home> Frames for Scope<'_, M> {
     /// Allocates and preserves: the block belongs to the node, also when the frame is dropped.

@@ -11,7 +11,7 @@ use crate::fdt::{Builder, Fdt};
 use crate::mem::{Folio, Frames as _, Geometry, MemError, Memory as _, Order, PageRange, Pfn, PhysAddr, Ram};
 use crate::report::{Class, Code, Fault, Findings};
 
-const ONE: CompatList<'static> = CompatList::new(Compat::new("test-one", 1), &[]);
+pub(super) const ONE: CompatList<'static> = CompatList::new(Compat::new("test-one", 1), &[]);
 const TWO: CompatList<'static> = CompatList::new(Compat::new("test-one", 2), &[]);
 
 fn ram(geometry: Geometry) -> Ram {
@@ -19,7 +19,7 @@ fn ram(geometry: Geometry) -> Ram {
 }
 
 /// Preserves a blob and a block of an order; fails after that when told to.
-struct Part {
+pub(super) struct Part {
     made_of: CompatList<'static>,
     text: &'static str,
     order: u32,
@@ -28,7 +28,7 @@ struct Part {
 }
 
 impl Part {
-    const fn new(text: &'static str) -> Self {
+    pub(super) const fn new(text: &'static str) -> Self {
         Part { made_of: ONE, text, order: 3, fails: false, optional: false }
     }
 }
@@ -53,7 +53,7 @@ impl Preserve<Ram> for Part {
 
 /// Reads a [`Part`], and writes down every step.
 #[derive(Clone)]
-struct Reader {
+pub(super) struct Reader {
     name: &'static str,
     order: u32,
     log: Rc<RefCell<Vec<&'static str>>>,
@@ -61,7 +61,7 @@ struct Reader {
 }
 
 /// Undone when it is dropped before its commit.
-struct Ready {
+pub(super) struct Ready {
     folio: Folio,
     log: Option<Rc<RefCell<Vec<&'static str>>>>,
 }
@@ -110,16 +110,16 @@ impl Component<Ram> for Reader {
     }
 }
 
-fn reader(name: &'static str) -> Reader {
+pub(super) fn reader(name: &'static str) -> Reader {
     Reader { name, order: 3, log: Rc::default(), fails: false }
 }
 
-const NAMES: [&str; 20] = [
+pub(super) const NAMES: [&str; 20] = [
     "n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9", "n10", "n11", "n12", "n13", "n14", "n15", "n16", "n17",
     "n18", "n19",
 ];
 
-fn twenty(odd_one: &Part) -> Incoming<Ram> {
+pub(super) fn twenty(odd_one: &Part) -> Incoming<Ram> {
     let mut outgoing = Outgoing::new(ram(Geometry::K4));
     for (number, name) in NAMES.into_iter().enumerate() {
         let part = Part::new("hello");

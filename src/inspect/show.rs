@@ -83,7 +83,7 @@ const ROWS: &[Row] = &[
         node: abi::kho_test::NODE,
         part: None,
         plug: |plug| {
-            plug.read(selftest::SelfTest, |found, geometry| Content::KhoTest {
+            plug.read(selftest::SelfTestNode, |found, geometry| Content::KhoTest {
                 csum: found.csum,
                 rule: found.rule,
                 bytes: found.folios.iter().fold(0_u64, |sum, folio| sum.saturating_add(folio.order().bytes(geometry))),

@@ -7,7 +7,7 @@ use crate::memblock::{MemblockNode, NewRange, Ranges};
 use crate::memfd::Contents;
 use crate::metadata::{Metadata, MetadataNode};
 use crate::num::u64_of;
-use crate::selftest::{Payload, Rule, SelfTest};
+use crate::selftest::{Payload, Rule, SelfTestNode};
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec;
@@ -61,7 +61,7 @@ fn everything_that_linux_knows_comes_back_equal() {
         assert_eq!(finished.boot(), Some(boot));
         let (memory, root) = finished.into_parts();
         let mut registry = Registry::new();
-        let test = registry.read("kho_test", SelfTest);
+        let test = registry.read("kho_test", SelfTestNode);
         let luo = registry.read("LUO", LuoNode);
         let memblock = registry.read("memblock", MemblockNode);
         let found = registry.read("kexec-metadata", MetadataNode);
@@ -105,8 +105,12 @@ impl Preserve<Ram> for Scattered {
     }
 }
 
-/// Warnings, and of each node how many ranges are listed (none without `mem`), and whether there is a list.
-fn told(nodes: usize, pages: usize) -> (Vec<String>, Vec<(Option<usize>, bool, bool)>, u64) {
+/// How many ranges of a node are listed (none without `mem`), whether it says that there are more, and whether it has a
+/// list.
+type Told = (Option<usize>, bool, bool);
+
+/// Warnings, what each node tells, and the size of the root.
+fn told(nodes: usize, pages: usize) -> (Vec<String>, Vec<Told>, u64) {
     let mut outgoing = outgoing();
     for number in 0..nodes {
         outgoing.preserve(&format!("n{number}"), &Scattered(pages)).unwrap();
@@ -254,4 +258,25 @@ fn cells_of_the_machine() {
     assert_eq!(fault(&tree(Some(2), Some(&[0; 3]))).code(), Code::PropertySize);
     assert_eq!(fault(&tree(Some(3), Some(one))).found_text(), "3");
     assert_eq!(fault(b"no tree").code(), Code::FdtHeader);
+}
+
+#[cfg(feature = "std")]
+#[test]
+fn a_memory_that_chooses_places_itself() {
+    let arena = || crate::mem::Arena::new(1 << 20).unwrap();
+    // It cannot keep anything out, or hand out a run of pages.
+    let base = arena().base().get();
+    let fault = Outgoing::for_linux(arena(), &[range(base, 4 << 20)]).unwrap_err();
+    assert_eq!(
+        fault.to_string(),
+        format!(
+            "refused: scratch {base:#x}..{:#x} at {base:#x}: a memory that has these pages, and cannot keep them out",
+            base + (4 << 20)
+        )
+    );
+    let mut outgoing = Outgoing::for_linux(arena(), &[range(4 << 20, 4 << 20)]).unwrap();
+    let free = outgoing.memory().free_pages();
+    let memory = NewRange { name: "mem".into(), size: 8192, align: 1, bytes: b"" };
+    let fault = outgoing.preserve("memblock", &Ranges { ranges: vec![memory] }).unwrap_err();
+    assert_eq!((fault.code(), outgoing.memory().free_pages()), (Code::Refused, free));
 }

@@ -121,7 +121,7 @@ fn names_tokens_and_numbers_as_linux_takes_them() {
         let content = NewContent::Opaque { compatible: compatible.into(), data: 0 };
         refused(&of(vec![new_session("a", vec![NewFile { token: 0, content }])]))
     };
-    assert!(handler("").starts_with("text: sessions[a].files[0x0].compatible.name: found \"\", expected 1 to 47"));
+    assert!(handler("").starts_with("text: sessions[a].files[0x0].compatible: found \"\", expected 1 to 47"));
     assert!(handler(&"x".repeat(48)).ends_with("expected 1 to 47 bytes without zeros"));
     assert_eq!(
         handler("memfd-v2"),

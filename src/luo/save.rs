@@ -102,7 +102,7 @@ impl<M: Home> Preserve<M> for Sessions<'_> {
         let flbs = flb_page(scope, &self.flbs)?;
         let (mut records, mut names) = (BlockSet::new(), BTreeSet::new());
         for (number, session) in self.sessions.iter().enumerate() {
-            let name = field(&session.name).map_err(|fault| fault.within(&format!("sessions[{number}]")))?;
+            let name = field("name", &session.name).map_err(|fault| fault.within(&format!("sessions[{number}]")))?;
             let path = format!("sessions[{}]", Name::from(session.name.as_slice()));
             if !names.insert(name) {
                 let fault = Fault::new(Code::NameDuplicate).item("name").found("a second session of that name");
@@ -149,10 +149,10 @@ impl Sessions<'_> {
 }
 
 /// A field `char[N]` that ends in a zero.
-fn field<const N: usize>(text: &[u8]) -> Result<[u8; N], Fault> {
+fn field<const N: usize>(item: &'static str, text: &[u8]) -> Result<[u8; N], Fault> {
     let most = N.saturating_sub(1);
     if text.is_empty() || text.len() > most || text.contains(&0) {
-        let fault = Fault::new(Code::Text).item("name").found(format_args!("\"{}\"", text.escape_ascii()));
+        let fault = Fault::new(Code::Text).item(item).found(format_args!("\"{}\"", text.escape_ascii()));
         return Err(fault.expected(format_args!("1 to {most} bytes without zeros")));
     }
     let mut field = [0; N];
@@ -188,7 +188,7 @@ fn store_file<M: Home>(scope: &mut Scope<'_, M>, file: &NewFile<'_>) -> Result<F
                 let fault = Fault::new(Code::Refused).item("compatible").found(compatible);
                 return Err(fault.expected("contents, of which the memfd is written"));
             }
-            let compatible = field(compatible.as_bytes()).map_err(|fault| fault.within("compatible"))?;
+            let compatible = field("compatible", compatible.as_bytes())?;
             return Ok(File { compatible, data: (*data).into(), token: file.token.into() });
         }
     };
@@ -213,7 +213,7 @@ fn flb_page<M: Home>(scope: &mut Scope<'_, M>, flbs: &[Flb]) -> Result<u64, Faul
     let mut bytes = header.as_bytes().to_vec();
     for (number, flb) in flbs.iter().enumerate() {
         let within = |fault: Fault| fault.within(&format!("flbs[{number}]"));
-        let name = field(flb.name.as_bytes()).map_err(within)?;
+        let name = field("name", flb.name.as_bytes()).map_err(within)?;
         if !names.insert(name) {
             let fault = Fault::new(Code::NameDuplicate).item("name");
             return Err(within(fault.found(format_args!("a second global {}", flb.name))));

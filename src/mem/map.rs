@@ -13,9 +13,13 @@
 //! 5. The memfd is sealed `GROW | SHRINK | SEAL` before it is mapped, and offsets are checked against its size: a mapped
 //!    page is always inside the file. What is left of SIGBUS is a machine without memory for a hole that is touched
 //!    (`vm.overcommit_memory=2`): it ends the process and corrupts nothing.
-//! 6. What this process cannot enforce is left to whoever has another descriptor of the memfd (a successor, a reader of
-//!    `/proc/PID/fd`): it must not write to pages that this process holds. Within the handover this follows from the
-//!    protocol: the predecessor has stopped before the successor claims.
+//! 6. Safe code gets no descriptor to write through from an arena that has slices: `Arena::read_only_fd` cannot write,
+//!    `Arena::into_fd` takes the arena and needs that no `Mapping` is left, and `Arena::fd` is the transport's, which
+//!    lets it only be received by another process, after this one stopped. What no process can enforce is left to who
+//!    has a descriptor from elsewhere: a duplicate that was made before `Arena::open`, another process that passed it
+//!    on, whoever opens it anew under `/proc`. They must not write to pages that this process holds. Within the handover
+//!    this follows from the protocol: the predecessor has stopped before the successor claims. A seal is no help:
+//!    `FUTURE_WRITE` would keep off the others, but also the successor's mappings, and our own `write` and punched holes.
 #![allow(unsafe_code)]
 
 #[cfg(test)]
@@ -31,7 +35,7 @@ use std::sync::Arc;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::arena::Lease;
-use super::file::read_at;
+use super::file::{Data, read_at};
 use super::{Arena, Folio, Frame, Frames as _, MemError, Memory as _, PhysAddr};
 use crate::num::{u64_of, usize_of};
 
@@ -243,15 +247,39 @@ impl Arena {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let mut region = Region::anonymous(total, prot).map_err(|error| refused(self.base(), u64_of(total), error))?;
         // SAFETY: anonymous memory of our own, readable and writable, that nobody else knows of.
-        let mut rest = unsafe { region.slice_mut() };
-        for run in &runs {
+        self.copy_runs(runs, unsafe { region.slice_mut() })?;
+        Ok((region, true, lease))
+    }
+
+    /// Copies the runs, one behind the other, to where everything is zero: holes of the memfd are left out, and cost
+    /// memory neither there nor here.
+    fn copy_runs(&self, runs: Vec<Run>, zeros: &mut [u8]) -> Result<(), MemError> {
+        let mut rest = zeros;
+        let mut parts: Vec<(Run, &mut [u8])> = Vec::with_capacity(runs.len());
+        for run in runs {
             let (now, later) = rest.split_at_mut(usize_of(run.len).min(rest.len()));
-            read_at(self.fd.as_fd(), run.offset, now).map_err(|error| {
-                refused(PhysAddr::new(self.base().get().saturating_add(run.offset)), run.len, error)
-            })?;
+            parts.push((run, now));
             rest = later;
         }
-        Ok((region, true, lease))
+        parts.sort_unstable_by_key(|(run, _)| run.offset);
+        let mut data = Data::of(self.fd.as_fd());
+        for (run, part) in parts {
+            let end = run.offset.saturating_add(run.len);
+            let mut from = run.offset;
+            let mut copy = || {
+                while let Some(piece) = data.first_in(from..end)? {
+                    let place = |at: u64| usize_of(at.saturating_sub(run.offset));
+                    let part = part.get_mut(place(piece.start)..place(piece.end)).unwrap_or_default();
+                    read_at(self.fd.as_fd(), piece.start, part)?;
+                    from = piece.end;
+                }
+                Ok(())
+            };
+            copy().map_err(|error: std::io::Error| {
+                refused(PhysAddr::new(self.base().get().saturating_add(run.offset)), run.len, error)
+            })?;
+        }
+        Ok(())
     }
 
     fn map_runs(&self, runs: &[Run], total: usize) -> rustix::io::Result<Region> {

@@ -29,7 +29,7 @@ pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
 pub(crate) use alloc::fresh_home;
 pub use alloc::{Frame, FrameAllocator};
 #[cfg(feature = "std")]
-pub use arena::Arena;
+pub use arena::{Arena, StillMapped};
 pub use bits::{Bits, Cursor, Numbers, Runs};
 pub use geometry::Geometry;
 #[cfg(feature = "std")]
@@ -192,20 +192,37 @@ pub trait Claim: Frames {
     fn release_rest(&mut self) -> Result<u64, Fault>;
 }
 
-impl<M: Memory + ?Sized> Memory for &M {
-    fn geometry(&self) -> Geometry {
-        (**self).geometry()
-    }
-    fn extents(&self) -> &[PhysRange] {
-        (**self).extents()
-    }
-    fn is_whole(&self) -> bool {
-        (**self).is_whole()
-    }
-    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
-        (**self).read(at, to)
-    }
+/// `memory_of!([GENERICS] TYPE, |it| MEMORY)`: a type that holds a memory is read as that memory, in every method of
+/// [`Memory`], those with a default included.
+macro_rules! memory_of {
+    ([$($generics:tt)*] $type:ty, |$it:ident| $memory:expr) => {
+        impl<$($generics)*> $crate::mem::Memory for $type {
+            fn geometry(&self) -> $crate::mem::Geometry {
+                let $it = self;
+                $memory.geometry()
+            }
+
+            fn extents(&self) -> &[$crate::mem::PhysRange] {
+                let $it = self;
+                $memory.extents()
+            }
+
+            fn is_whole(&self) -> bool {
+                let $it = self;
+                $memory.is_whole()
+            }
+
+            fn read(&self, at: $crate::mem::PhysAddr, to: &mut [u8]) -> Result<(), $crate::mem::MemError> {
+                let $it = self;
+                $memory.read(at, to)
+            }
+        }
+    };
 }
+#[cfg(feature = "write")]
+pub(crate) use memory_of;
+
+memory_of!([M: Memory + ?Sized] &M, |it| (**it));
 
 /// Reads one structure, of this library's wire formats or of your own.
 ///

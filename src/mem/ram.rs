@@ -101,7 +101,7 @@ impl Ram {
         let held = kept.fold(self.frames.used(), |ranges, hole| {
             ranges.into_iter().flat_map(|range| without(range, hole)).collect()
         });
-        let written = self.pages.keys().filter_map(|&page| Some(PageRange::new(Pfn::new(page)?, 1)?));
+        let written = self.pages.keys().filter_map(|&page| PageRange::new(Pfn::new(page)?, 1));
         let mut ranges: Vec<PageRange> = held.into_iter().chain(written).collect();
         ranges.sort_unstable();
         let mut ranges = ranges.into_iter().peekable();

@@ -45,7 +45,7 @@ const WRITES: u32 = 0x1e;
 /// // The successor, here in the same process.
 /// let mut registry = Registry::new();
 /// let bios = registry.add("bios", MemfdNode);
-/// let incoming = Incoming::new(Arena::open(arena.into_fd())?, root.start());
+/// let incoming = Incoming::new(Arena::open(arena.into_fd()?)?, root.start());
 /// let mut restored = incoming.plan(&registry).accept()?.restore()?;
 /// let (file, mut bytes) = (restored.take(&bios).unwrap(), [0; 12]);
 /// rustix::io::pread(&file, &mut bytes, 0)?;

@@ -283,6 +283,30 @@ fn what_is_no_memfd_is_not_preserved() {
     assert_eq!(outgoing.memory().free_pages(), 4096);
 }
 
+#[test]
+fn a_file_of_more_than_32_bits_of_pages_is_not_preserved() {
+    // Sparse: none of it is there.
+    let file = new_memfd(b"", 0);
+    let mut outgoing = Outgoing::new(ram(Geometry::K4));
+    let mut refused = |len: u64, largest: u32| {
+        file.set_len(len).unwrap();
+        let fault = outgoing.preserve(NODE, &ByPages { file: file.as_fd(), order: order(largest) }).unwrap_err();
+        assert_eq!(outgoing.memory().free_pages(), 4096, "nothing of it stays");
+        fault.to_string()
+    };
+    let most = 0xffff_ffff_u64 << 12;
+    for (len, largest) in [(most + 1, 0), (most + 4096, 9), (most + 4097, 0), (1 << 62, 9)] {
+        let says = format!("too-large: size: found {len}, expected at most 4294967295 pages");
+        assert_eq!(refused(len, largest), says);
+    }
+    // One page less, and it is only too large for this memory; a quarter of the pages when they are larger.
+    assert_eq!(refused(most, 13), "exhausted: no free block of order 13 is left");
+    file.set_len(most + 1).unwrap();
+    let mut larger = Outgoing::new(ram(Geometry::K16));
+    let fault = larger.preserve(NODE, &ByPages { file: file.as_fd(), order: order(13) }).unwrap_err();
+    assert_eq!(fault.code(), Code::Exhausted);
+}
+
 /// The array of a structure, from either side.
 fn records_of(memory: &dyn Memory, wire: &Memfd) -> (Area, Vec<abi::memfd::Folio>) {
     let area = Area::load(memory, &wire.folios, &mut Bits::default()).unwrap().area;

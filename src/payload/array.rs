@@ -37,7 +37,7 @@ use crate::vmalloc::Area;
 /// // The successor, here in the same process: one slice of all blocks.
 /// let mut registry = Registry::new();
 /// let cache = registry.add("cache", ArrayNode { made_of: CACHE });
-/// let incoming = Incoming::new(Arena::open(arena.into_fd())?, root.start());
+/// let incoming = Incoming::new(Arena::open(arena.into_fd()?)?, root.start());
 /// let mut restored = incoming.plan(&registry).accept()?.restore()?;
 /// let cache = restored.take(&cache).unwrap();
 /// assert!(cache.len() as u64 == bytes && cache.iter().all(|&byte| byte == 7));

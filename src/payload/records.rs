@@ -69,7 +69,8 @@ impl<M: crate::handover::Home, R: Plain> crate::handover::Preserve<M> for Record
 /// Reads [`Records`] as a vector: see [`Registry::read`](crate::handover::Registry::read).
 #[derive(Clone, Copy, Debug)]
 pub struct RecordsNode<R> {
-    made_of: CompatList<'static>,
+    /// What the records must mean.
+    pub made_of: CompatList<'static>,
     record: PhantomData<fn() -> R>,
 }
 
@@ -91,7 +92,7 @@ impl<M: Memory, R: Plain> Check<M> for RecordsNode<R> {
     fn check(&self, node: &mut Node<'_, M>) -> Result<Vec<R>, Fault> {
         let table: abi::payload::Records = node.blob_as()?;
         if table.record.get() != u64_of(size_of::<R>()) {
-            return Err(Fault::new(Code::ComponentUnlisted)
+            return Err(Fault::new(Code::RecordSize)
                 .address(node.blob_range().start().get())
                 .item("record")
                 .found(format_args!("records of {} bytes", table.record))

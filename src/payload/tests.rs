@@ -14,7 +14,7 @@ use crate::compat::CompatList;
 use crate::fdt::Fdt;
 use crate::handover::{Check, Finished, Home, Incoming, Outgoing, Preserve, Registry};
 use crate::mem::{Arena, Frames as _, Geometry, Memory as _, Order, PageRange, Pfn, PhysAddr, PhysRange, Ram};
-use crate::report::{Code, Fault};
+use crate::report::{Class, Code, Fault};
 
 const BYTES: CompatList<'static> = CompatList::new(Compat::new("test-bytes", 1), &[]);
 const TABLE: CompatList<'static> = CompatList::new(Compat::new("test-table", 1), RECORDS_USE);
@@ -138,10 +138,11 @@ fn records_of_another_size_are_a_mismatch() {
     let component = Records { made_of: TABLE, records: &records };
     let told = round_trip(Geometry::K4, &component, RecordsNode::<U32>::new(TABLE)).unwrap_err();
     let name = core::any::type_name::<U32>();
-    let says = format!("component-unlisted: record at BLOB: found records of 8 bytes, expected 4, the size of {name}");
+    let says = format!("record-size: record at BLOB: found records of 8 bytes, expected 4, the size of {name}");
     assert_eq!(told, says);
+    assert_eq!(Code::RecordSize.class(), Class::Mismatch);
     let told = changed(&component, RecordsNode::<U64>::new(TABLE), |blob| set(blob, 16, 0)).unwrap_err();
-    assert!(told.starts_with("component-unlisted: record at BLOB: found records of 0 bytes, expected 8"), "{told}");
+    assert!(told.starts_with("record-size: record at BLOB: found records of 0 bytes, expected 8"), "{told}");
 }
 
 #[test]
@@ -173,7 +174,7 @@ fn a_blob_that_is_too_short_for_its_table() {
     };
     assert_eq!(told(TABLE, 23).unwrap_err(), "truncated: blob-size at BLOB: found 23, expected at least 24 (Records)");
     assert_eq!(told(TABLE, 0).unwrap_err(), "truncated: blob-size at BLOB: found 0, expected at least 24 (Records)");
-    let says = "component-unlisted: record at BLOB: found records of 0 bytes, expected 8, the size of ";
+    let says = "record-size: record at BLOB: found records of 0 bytes, expected 8, the size of ";
     assert!(told(TABLE, 24).unwrap_err().starts_with(says));
 }
 
@@ -198,7 +199,7 @@ fn array(
     poke(&arena, blob.start(), wire.as_bytes());
     let mut registry = Registry::new();
     let handle = registry.add("it", ArrayNode { made_of: ARRAY });
-    let plan = Incoming::new(Arena::open(arena.into_fd()).unwrap(), root.start()).plan(&registry);
+    let plan = Incoming::new(Arena::open(arena.into_fd().unwrap()).unwrap(), root.start()).plan(&registry);
     match plan.accept() {
         Ok(accepted) => Ok(accepted.restore().unwrap().take(&handle).unwrap().to_vec()),
         Err(refused) => Err(errors(&refused.findings, &blob.start().to_string())),
@@ -206,7 +207,7 @@ fn array(
 }
 
 fn poke(arena: &Arena, at: PhysAddr, bytes: &[u8]) {
-    let file = File::from(arena.try_clone_fd().unwrap());
+    let file = File::from(arena.fd().try_clone_to_owned().unwrap());
     file.write_all_at(bytes, at.get() - arena.base().get()).unwrap();
 }
 

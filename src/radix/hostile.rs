@@ -241,7 +241,7 @@ fn nodes_under_entries_that_no_key_reaches() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::testing::cases(64))]
     /// Pages of links among each other and of noise: an answer, and only pages that are there in it.
     #[test]
     fn any_pages_an_answer_and_never_a_panic(

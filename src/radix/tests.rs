@@ -52,6 +52,65 @@ fn blocks_stay_within_a_numa_node() {
 }
 
 #[test]
+fn what_was_split_by_nodes_is_removed_with_the_same_split() {
+    // Borders of nodes at pages where no block ends, a node of one page, and a hole.
+    let map = [(pages(0, 0x103), 0), (pages(0x103, 1), 1), (pages(0x104, 0x7c), 0), (pages(0x190, 0x1000), 1)];
+    let nodes = Nodes::new(&map).unwrap();
+    let mut before = Tree::new(Geometry::K4);
+    // Neighbours on both sides that are nobody's business here, also within the blocks of the plain split.
+    before.add_range(pages(0xc0, 0x40));
+    before.add_range_within(pages(0x200, 0x40), &nodes);
+    for (start, count) in [(0x100, 0x100), (0x102, 3), (0x101, 0xff), (0x103, 1), (0x180, 0x20), (0x100, 0)] {
+        let range = pages(start, count);
+        let mut tree = before.clone();
+        assert_eq!(tree.add_range_within(range, &nodes), count);
+        assert!(tree.covers(range));
+        // What is handed over and read back has these very blocks.
+        let mut ram = Ram::new(Geometry::K4, pages(0x10_0000, 64));
+        let stored = tree.store(&mut ram).unwrap();
+        let mut loaded = Tree::load(&ram, stored.root).unwrap().tree;
+        assert_eq!(loaded.iter().collect::<Vec<_>>(), tree.iter().collect::<Vec<_>>());
+        for tree in [&mut tree, &mut loaded] {
+            assert_eq!(tree.remove_range_within(range, &nodes), count, "{range}");
+            assert_eq!((&*tree, tree.pages()), (&before, before.pages()));
+            assert_eq!(tree.remove_range_within(range, &nodes), 0, "a second time");
+        }
+        // The other split leaves what it cannot name: not a page too much, and the tree says what is left.
+        tree.add_range_within(range, &nodes);
+        let removed = tree.remove_range(range);
+        assert_eq!(removed == count, split(range, &nodes).eq(split(range, &Nodes::NONE)), "{range}");
+        assert_eq!(tree.pages(), before.pages() + count - removed);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_split_by_nodes_is_removed_with_the_same_split(
+        sizes in proptest::collection::vec((1_u64..200, 0_u32..3), 0..12), start in 0_u64..1000, count in 0_u64..1500,
+        others in proptest::collection::vec((0_u64..3000, 0_u32..4), 0..20),
+    ) {
+        let mut end = 0;
+        let map: Vec<_> = sizes.into_iter().map(|(count, node)| {
+            end += count;
+            (pages(end - count, count), node)
+        }).collect();
+        let nodes = Nodes::new(&map).unwrap();
+        let range = pages(start, count);
+        let mut before = Tree::new(Geometry::K16);
+        for (page, order) in others {
+            let other = folio(page >> order << order, order);
+            if !before.covers(other.range()) && (other.range().end() <= start || other.pfn().get() >= start + count) {
+                before.add(other);
+            }
+        }
+        let mut tree = before.clone();
+        prop_assert_eq!(tree.add_range_within(range, &nodes), count);
+        prop_assert_eq!(tree.remove_range_within(range, &nodes), count);
+        prop_assert_eq!(tree, before);
+    }
+}
+
+#[test]
 fn a_block_of_half_of_all_memory_costs_no_more_than_a_page() {
     let mut tree = Tree::new(Geometry::K4);
     assert_eq!(tree.add_range(pages(1, Pfn::LIMIT - 2)), Pfn::LIMIT - 2);

@@ -131,6 +131,7 @@ codes! {
     ComponentOpaque = "component-opaque", Unsupported, Warning, "a component that this reader shows without looking into it";
     ComponentMissing = "component-missing", Mismatch, Error, "a component that the successor needs is not in the handover";
     ComponentUnlisted = "component-unlisted", Mismatch, Error, "a layout that the data uses is not in the node's list, or the other way round";
+    RecordSize = "record-size", Mismatch, Error, "records of another size than those of this reader";
 
     // Radix tree.
     RadixKey = "radix-key", Corrupt, Error, "a bit of the tree that stands for no page and order";
@@ -170,6 +171,12 @@ codes! {
     ParcelMessage = "parcel-message", Corrupt, Error, "a message of a parcel that is not the one that must come next";
     ParcelCount = "parcel-count", Corrupt, Error, "a parcel with more or fewer parts than it says";
     ParcelLimit = "parcel-limit", Access, Error, "descriptors that the system did not deliver, because the limit on open files was reached";
+
+    // Live update: what Linux does to a file that it preserves.
+    HolesFilled = "holes-filled", Unsupported, Warning, "holes that Linux fills with memory when it preserves the file";
+    MemoryShort = "memory-short", Access, Error, "less memory is available than filling the holes takes: the kernel would kill for it";
+    MemfdMode = "memfd-mode", Unsupported, Warning, "permissions of a memfd that do not come back: it has 0777 then";
+    MemfdUnwritable = "memfd-unwritable", Unsupported, Warning, "a memfd that comes back sealed against writing, because it is sealed against execution";
 
     // Handovers that are written for Linux.
     RootFull = "root-full", Unsupported, Warning, "a root FDT without room in its page for all that only this library reads";

@@ -51,9 +51,9 @@ pub struct Found {
 
 /// Reads and restores the node `kho_test`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SelfTest;
+pub struct SelfTestNode;
 
-impl<M: Memory> Check<M> for SelfTest {
+impl<M: Memory> Check<M> for SelfTestNode {
     type Checked = Found;
 
     fn compat(&self) -> CompatList<'static> {
@@ -79,7 +79,7 @@ impl<M: Memory> Check<M> for SelfTest {
     }
 }
 
-impl<M: Claim> Component<M> for SelfTest {
+impl<M: Claim> Component<M> for SelfTestNode {
     type Prepared = Vec<Frame>;
     /// The folios, in the order of the array.
     type Restored = Vec<Frame>;

@@ -20,7 +20,7 @@ use crate::vmalloc;
 /// ```
 /// use kho::handover::{Incoming, Outgoing, Registry};
 /// use kho::mem::{Geometry, Order, PageRange, Pfn, Ram};
-/// use kho::selftest::{Payload, Rule, SelfTest};
+/// use kho::selftest::{Payload, Rule, SelfTestNode};
 ///
 /// let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
 /// let mut outgoing = Outgoing::new(ram);
@@ -29,7 +29,7 @@ use crate::vmalloc;
 /// let (memory, root) = outgoing.finish()?.into_parts();
 ///
 /// let mut registry = Registry::new();
-/// let found = registry.read("kho_test", SelfTest);
+/// let found = registry.read("kho_test", SelfTestNode);
 /// let mut restored = Incoming::new(memory, root.start()).plan(&registry).accept()?.restore()?;
 /// assert_eq!(restored.take(&found).unwrap().folios.len(), 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -27,14 +27,14 @@ fn payloads_come_back_by_both_rules_in_all_geometries() {
                 (0, &noise[..5]),
             ];
             let payload = Payload { folios: parts.map(|(of, bytes)| (order(of), bytes)).to_vec(), rule };
-            let (found, findings) = planned(sent(geometry, &payload), SelfTest);
+            let (found, findings) = planned(sent(geometry, &payload), SelfTestNode);
             assert_eq!(findings, [""; 0]);
             let found = found.unwrap();
             assert_eq!(found.rule, rule);
             assert_eq!(found.folios.iter().map(|folio| folio.order().get()).collect::<Vec<_>>(), [0, 5, 0, 3, 0]);
 
             let mut registry = Registry::new();
-            let handle = registry.add(NODE, SelfTest);
+            let handle = registry.add(NODE, SelfTestNode);
             let mut restored = sent(geometry, &payload).plan(&registry).accept().unwrap().restore().unwrap();
             let frames = restored.take(&handle).unwrap();
             for (frame, (of, bytes)) in frames.iter().zip(parts) {
@@ -55,7 +55,7 @@ fn payloads_come_back_by_both_rules_in_all_geometries() {
 #[test]
 fn the_rules_differ_when_a_folio_sums_to_more_than_16_bits() {
     let payload = |rule| Payload { folios: vec![(Order::ZERO, &[1, 0, 1, 0][..]), (Order::ZERO, &[2, 0, 0, 0])], rule };
-    let csum = |rule| planned(sent(Geometry::K4, &payload(rule)), SelfTest).0.unwrap().csum;
+    let csum = |rule| planned(sent(Geometry::K4, &payload(rule)), SelfTestNode).0.unwrap().csum;
     assert_eq!((csum(Rule::Words), csum(Rule::Folded)), (0x0001_0003, 4));
     let fits = Payload { folios: vec![(Order::MAX, &[])], rule: Rule::Words };
     let mut outgoing = crate::handover::Outgoing::new(crate::handover::testing::ram(Geometry::K4));
@@ -108,7 +108,7 @@ fn read(says: &Says) -> (Option<Found>, Vec<String>) {
         let bytes = tree(scope, says);
         scope.blob(&bytes)
     });
-    planned(incoming, SelfTest)
+    planned(incoming, SelfTestNode)
 }
 
 fn fault(says: Says) -> String {
@@ -149,7 +149,7 @@ fn trees_that_are_none_of_ours() {
             build(&mut fdt);
             scope.blob(&fdt.finish()?)
         };
-        planned(written(Geometry::K4, MADE_OF, write), SelfTest).1
+        planned(written(Geometry::K4, MADE_OF, write), SelfTestNode).1
     };
     assert!(nothing(|_| ())[0].starts_with("property-missing: compatible"));
     let data = nothing(|fdt| {
@@ -157,7 +157,7 @@ fn trees_that_are_none_of_ours() {
         fdt.u32_native(MAGIC, MAGIC_VALUE).unwrap();
     });
     assert!(data[0].starts_with("property-missing: data at offset"), "{data:?}");
-    let huge = planned(written(Geometry::K4, MADE_OF, |scope| scope.blob(&[0; 65_537])), SelfTest).1;
+    let huge = planned(written(Geometry::K4, MADE_OF, |scope| scope.blob(&[0; 65_537])), SelfTestNode).1;
     assert_eq!(huge, ["too-large: blob-size at 0x100000: found 65537, expected at most 65536"]);
 }
 
@@ -230,6 +230,6 @@ fn a_thousand_names_of_one_folio_are_summed_not_once() {
         scope.blob(&fdt.finish()?)
     };
     // 160 GB if they were read.
-    let findings = planned(written(Geometry::K4, MADE_OF, write), SelfTest).1;
+    let findings = planned(written(Geometry::K4, MADE_OF, write), SelfTestNode).1;
     assert_eq!(findings, ["owned-twice: folios[1] at 0x800000: 0x800000..0x1000000, of which /node owns a page"]);
 }

@@ -21,8 +21,10 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// as it is. Neither is there one in a program that the kernel started in secure mode (set-user-id and the like), nor
 /// the second time.
 ///
-/// Call it early: other code of the process may close or list inherited descriptors. The variable stays in the
-/// environment, because a process with threads cannot change that safely; it is worthless after the arrival.
+/// Call it early: other code of the process may close or list inherited descriptors. The inherited descriptor stays open
+/// until the process ends or execs, as an empty socket that is close-on-exec: nothing shows that it is nobody else's to
+/// close. The variable stays in the environment, because a process with threads cannot change that safely; it is
+/// worthless after the arrival.
 ///
 /// # Errors
 /// A parcel is there and cannot be taken. [`Code::VersionOlder`] and [`Code::VersionNewer`]: it was packed by another
@@ -44,10 +46,9 @@ fn arrive_by(variable: &OsStr, pid: u32, secure: bool, taken: &AtomicBool) -> Re
     if taken.swap(true, Ordering::SeqCst) {
         return Ok(None);
     }
-    let Some(socket) = sys::adopt(number, &ours) else { return Ok(None) };
-    drop(ours);
-    let parcel = socket::receive(socket.as_fd(), RecvFlags::DONTWAIT)?;
-    socket::nothing_left(socket.as_fd())?;
+    sys::close_on_exec(number).map_err(|error| Fault::new(Code::Io).item(VARIABLE).found(error))?;
+    let parcel = socket::receive(ours.as_fd(), RecvFlags::DONTWAIT)?;
+    socket::nothing_left(ours.as_fd())?;
     Ok(Some(parcel))
 }
 

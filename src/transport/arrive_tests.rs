@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
@@ -47,13 +47,14 @@ fn try_arrive(socket: &OwnedFd, pid: u32, nonce: u64) -> Result<Option<Parcel>, 
 #[track_caller]
 fn still_whole(socket: OwnedFd) {
     let taken = AtomicBool::new(false);
-    // Owned by nobody from here on, as after exec: the arrival adopts it.
-    let number = socket.into_raw_fd();
-    let name = variable(number, std::process::id(), NONCE);
+    let name = variable(socket.as_raw_fd(), std::process::id(), NONCE);
     let parcel = arrive_by(&name, std::process::id(), false, &taken).unwrap().expect("a parcel");
     assert_eq!((parcel.nonce, parcel.stamp_ns, parcel.files.len()), (NONCE, 42, 1));
     assert!(parcel.ticket.is_none() && parcel.reason.is_none());
     assert!(arrive_by(&name, std::process::id(), false, &taken).unwrap().is_none(), "a second time");
+    // Whoever owns the socket, here we, still does; it is empty, and nobody inherits it.
+    assert_eq!(rustix::io::fcntl_getfd(&socket).unwrap(), FdFlags::CLOEXEC);
+    assert_eq!(rustix::net::recv(&socket, &mut [0; 8], RecvFlags::DONTWAIT).unwrap().0, 0);
 }
 
 #[test]
@@ -161,7 +162,7 @@ fn a_variable_that_is_not_ours_is_no_handover() {
 fn a_parcel_that_ends_too_early_or_too_late() {
     let arena = memfd();
     let lost = |receiver: OwnedFd| {
-        let name = variable(receiver.into_raw_fd(), std::process::id(), NONCE);
+        let name = variable(receiver.as_raw_fd(), std::process::id(), NONCE);
         arrive_by(&name, std::process::id(), false, &AtomicBool::new(false)).unwrap_err().to_string()
     };
     let (sender, receiver) = pair();
@@ -217,7 +218,7 @@ fn a_long_reason_is_cut_between_characters() {
     let mut cargo = Cargo::new(NONCE, arena.as_fd());
     cargo.reason = Some(&reason);
     pack(&sender, &cargo);
-    let name = variable(receiver.into_raw_fd(), std::process::id(), NONCE);
+    let name = variable(receiver.as_raw_fd(), std::process::id(), NONCE);
     let parcel = arrive_by(&name, std::process::id(), false, &AtomicBool::new(false)).unwrap().unwrap();
     assert_eq!(parcel.reason.unwrap(), reason[..4096]);
 }

@@ -9,8 +9,7 @@ use crate::abi;
 use crate::files::{Beside, Files, Rejected};
 use crate::handover::{Home, Outgoing, OwnNode};
 use crate::mem::{
-    Arena, Claim, Folio, Frame, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange, Pour,
-    Pouring, Run,
+    Arena, Claim, Folio, Frame, Frames, MemError, Order, PageRange, PhysRange, Pour, Pouring, Run, memory_of,
 };
 use crate::report::Fault;
 
@@ -117,23 +116,7 @@ impl Home for Bundle {
     }
 }
 
-impl Memory for Bundle {
-    fn geometry(&self) -> Geometry {
-        self.arena.geometry()
-    }
-
-    fn extents(&self) -> &[PhysRange] {
-        self.arena.extents()
-    }
-
-    fn is_whole(&self) -> bool {
-        self.arena.is_whole()
-    }
-
-    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
-        self.arena.read(at, to)
-    }
-}
+memory_of!([] Bundle, |it| it.arena);
 
 impl Frames for Bundle {
     fn alloc(&mut self, order: Order) -> Result<Frame, MemError> {
@@ -183,7 +166,7 @@ mod tests {
     use crate::fdt::Builder;
     use crate::handover::{Incoming, Registry};
     use crate::inspect::{self, Options};
-    use crate::mem::Pfn;
+    use crate::mem::{Memory as _, Pfn};
     use crate::radix::Tree;
     use crate::report::Code;
 
@@ -207,7 +190,7 @@ mod tests {
         let shown = inspect::open(path, &Options::default()).unwrap();
         assert_eq!((shown.errors, shown.findings[0].code), (1, Code::Outside));
 
-        let bundle = Bundle::of(Arena::open(arena.into_fd()).unwrap(), Files::new());
+        let bundle = Bundle::of(Arena::open(arena.into_fd().unwrap()).unwrap(), Files::new());
         let refused = Incoming::new(bundle, at).plan(&Registry::new()).accept().unwrap_err();
         assert_eq!(refused.findings.kept()[0].fault.code(), Code::Outside);
     }

@@ -55,6 +55,7 @@ pub use bundle::Bundle;
 pub use exec::{ExecError, Program, VARIABLE};
 pub use handoff::{Arrival, NotTaken, Stayed, WayBack};
 pub use parcel::COMPAT;
+pub(crate) use sys::duplicate;
 pub use ticket::Ticket;
 
 /// What leaves: borrowed, so that a refused exec has nothing to give back.

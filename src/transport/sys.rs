@@ -1,7 +1,8 @@
 //! The system calls that rustix has no safe form of. The only file here with `unsafe`.
 //!
 //! Rules of this file: each function makes one call; pointers that are passed live in locals of that function; a
-//! descriptor number that nobody here owns is never closed, unless [`adopt`] has shown that it came by exec. Other code of this folder has only safe calls.
+//! descriptor number that came from outside is never closed and never owned, only duplicated. Other code of this folder
+//! has only safe calls.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_char, c_int};
@@ -47,7 +48,7 @@ pub(super) fn flags(number: RawFd) -> io::Result<c_int> {
 }
 
 /// A second descriptor, close-on-exec and above stdio, of what is behind a number that may be no descriptor at all.
-pub(super) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC leaves the original as it is and takes no pointer; a number that is not open gives EBADF.
     match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) } {
         -1 => Err(io::Error::last_os_error()),
@@ -71,17 +72,14 @@ pub(super) fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<c_int> {
     if done == 0 { Ok(peer.pid) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Takes over the inherited descriptor `number`, if it still is the same open socket as `verified` and was inherited
-/// through exec. To be called once for a handover, by the code that has compared the nonce.
-pub(super) fn adopt(number: RawFd, verified: &OwnedFd) -> Option<OwnedFd> {
-    let again = duplicate(number).ok()?;
-    let (one, other) = (rustix::fs::fstat(&again).ok()?, rustix::fs::fstat(verified).ok()?);
-    if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino) || flags(number).ok()? & libc::FD_CLOEXEC != 0 {
-        return None;
+/// Lets no later program inherit the number, which may be no descriptor at all. It stays open: an [`OwnedFd`] of it would
+/// need a proof that no value of this process owns it already, and there is none. The variable that names the number
+/// could have been set in this process, and the socket made in it, by safe code.
+pub(super) fn close_on_exec(number: RawFd) -> io::Result<()> {
+    // SAFETY: F_SETFD takes no pointer, and neither closes nor opens: whoever owns the number owns the same file after
+    // it. A number that is not open gives EBADF.
+    match unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
     }
-    // SAFETY: `number` is open, and is the socket whose nonce the caller has compared: sockets of one inode are one
-    // open file, because a socket cannot be opened a second time. It came through exec with that number (the
-    // predecessor drew the nonce for this one exec, close-on-exec is off, which this library does only right before
-    // exec), and no value of this process owns a descriptor that was open before the process image began.
-    Some(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kho::transport::Program;
+use kho::transport::{Program, VARIABLE};
 use rustix::fs::MemfdFlags;
 
 pub(crate) const ROLE: &str = "KHO_TEST_ROLE";
@@ -25,6 +25,15 @@ pub(crate) fn child(program: &Path, role: &str) -> Command {
 
 pub(crate) fn me() -> PathBuf {
     std::env::current_exe().unwrap()
+}
+
+/// What the test `role` of a binary does: nothing, or in a child the part that the environment names.
+pub(crate) fn play(parts: &[(&str, fn())]) {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let (_, part) = parts.iter().find(|(name, _)| *name == role).unwrap_or_else(|| panic!("no role {role}"));
+    part();
+    println!("verdict: ok");
+    std::process::exit(0);
 }
 
 #[track_caller]
@@ -59,6 +68,10 @@ pub(crate) fn descriptors() -> BTreeMap<i32, bool> {
         Some((name.parse().unwrap(), i64::from_str_radix(flags, 8).unwrap() & 0o2_000_000 != 0))
     };
     names.iter().filter_map(flags).collect()
+}
+
+pub(crate) fn socket_number() -> i32 {
+    std::env::var(VARIABLE).unwrap().split(':').next().unwrap().parse().unwrap()
 }
 
 pub(crate) fn inheritable() -> Vec<i32> {

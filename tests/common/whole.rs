@@ -12,7 +12,7 @@ use kho::handover::{Handle, Incoming, Outgoing, Registry};
 use kho::mem::{Frame, Frames as _, MemError, Memory as _, Order};
 use kho::memfd::{ByPages, MemfdNode};
 use kho::payload::{ARRAY_USE, Array, ArrayNode, Bytes, BytesNode, Contiguous, RECORDS_USE, Records, RecordsNode};
-use kho::selftest::{Payload, Rule, SelfTest};
+use kho::selftest::{Payload, Rule, SelfTestNode};
 use kho::transport::Bundle;
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use rustix::io::FdFlags;
@@ -100,7 +100,7 @@ pub(crate) fn registry() -> (Registry<Bundle>, Handles) {
     let handles = Handles {
         files: registry.add(files::NODE, FilesNode),
         memfd: registry.add("memfd", MemfdNode),
-        test: registry.add(kho_test::NODE, SelfTest),
+        test: registry.add(kho_test::NODE, SelfTestNode),
         table: registry.read("table", RecordsNode::new(TABLE)),
         state: registry.read("state", BytesNode { made_of: STATE, limit: 9 }),
         array: registry.add("array", ArrayNode { made_of: ARRAY }),

@@ -6,6 +6,7 @@ use kho::abi::kho::COMPAT;
 use kho::handover::Verdict;
 use kho::inspect::{self, Content, Decoded, Options, Session, SessionFile};
 use kho::mem::{Image, Memory as _, PhysAddr, Source};
+use kho::selftest::Rule;
 
 use super::scenario::{self, Memfd, PAGE};
 
@@ -18,7 +19,7 @@ pub(crate) struct Frozen {
 
 /// Decodes the dump, and compares every session, every file and every byte. `update` is the number of the live update,
 /// 1 for the first one.
-pub(crate) fn check(core: &Path, scenario: &str, update: u64) -> Frozen {
+pub(crate) fn check(core: &Path, scenario: &str, release: &str, update: u64) -> Frozen {
     let decoded = inspect::open(core, &Options::default()).unwrap();
     let findings: Vec<&str> = decoded.findings.iter().map(|problem| &*problem.text).collect();
     assert!(findings.is_empty(), "{findings:#?}");
@@ -27,8 +28,12 @@ pub(crate) fn check(core: &Path, scenario: &str, update: u64) -> Frozen {
     for node in &decoded.nodes {
         assert_eq!(node.verdict, Some(Verdict::Fine), "{node:?}");
     }
-    let luo = decoded.nodes.iter().find(|node| node.name == "LUO").unwrap();
-    let Some(Content::Luo { number, sessions, flbs }) = &luo.content else { panic!("{luo:?}") };
+    let names: Vec<&str> = decoded.nodes.iter().map(|node| &*node.name).collect();
+    // Linux's test of itself preserves something in the first kernel only.
+    let test = ["kho_test"].iter().take(usize::from(update == 1));
+    assert_eq!(names, ["memblock", "LUO"].iter().chain(test).chain(&["kexec-metadata"]).copied().collect::<Vec<_>>());
+    others(&decoded, release, update);
+    let Some(Content::Luo { number, sessions, flbs }) = content(&decoded, "LUO") else { panic!("{:?}", decoded.nodes) };
     assert_eq!(*number, update);
 
     let wanted = scenario::sessions(scenario);
@@ -48,6 +53,27 @@ pub(crate) fn check(core: &Path, scenario: &str, update: u64) -> Frozen {
     Frozen { decoded, orders }
 }
 
+fn content<'a>(decoded: &'a Decoded, name: &str) -> Option<&'a Content> {
+    decoded.nodes.iter().find(|node| node.name == name)?.content.as_ref()
+}
+
+/// What is not of the guest's doing, but of its command line.
+fn others(decoded: &Decoded, release: &str, update: u64) {
+    let Some(Content::Memblock { ranges }) = content(decoded, "memblock") else { panic!("{:?}", decoded.nodes) };
+    let ranges: Vec<(String, u64)> = ranges.iter().map(|range| (range.name.to_string(), range.size)).collect();
+    assert_eq!(ranges, [("testmem".into(), 1 << 20)]);
+    let Some(Content::KexecMetadata(metadata)) = content(decoded, "kexec-metadata") else {
+        panic!("{:?}", decoded.nodes)
+    };
+    assert_eq!((metadata.previous_release.to_string(), u64::from(metadata.kexec_count)), (release.into(), update));
+    if update == 1 {
+        let Some(Content::KhoTest { rule, bytes, .. }) = content(decoded, "kho_test") else {
+            panic!("{:?}", decoded.nodes)
+        };
+        assert_eq!((*rule, *bytes), (Rule::Words, 131_072));
+    }
+}
+
 fn files(image: &Image, session: &Session, wanted: &scenario::Session, update: u64, orders: &mut [u64; 10]) {
     let tokens: Vec<u64> = session.files.iter().map(|file| file.token).collect();
     let wanted_tokens: Vec<u64> = wanted.files.iter().map(|file| file.token).collect();
@@ -62,7 +88,7 @@ fn file_is(image: &Image, file: &SessionFile, wanted: &Memfd, session: &str, upd
     assert_eq!(file.compatible, "memfd-v2", "{what}");
     let memfd = file.memfd.as_ref().unwrap();
     assert_eq!((memfd.pos, memfd.size), (wanted.pos, wanted.size), "{what}");
-    let seals = if update == 1 { wanted.seals } else { wanted.seals_restored() };
+    let seals = if update == 1 { wanted.seals_preserved() } else { wanted.seals_restored() };
     let names = ["seal", "shrink", "grow", "write", "future-write", "exec"];
     let wanted_seals: Vec<&str> =
         (0..).zip(names).filter(|(bit, _)| seals >> bit & 1 == 1).map(|(_, name)| name).collect();

@@ -10,6 +10,7 @@ pub(crate) mod gdb;
 pub(crate) mod guest;
 pub(crate) mod qemu;
 pub(crate) mod qmp;
+pub(crate) mod refusals;
 pub(crate) mod scenario;
 
 use std::io::{Read as _, Write as _};
@@ -87,7 +88,7 @@ pub(crate) fn lacks(word: &str, what: &str) {
     let required = std::env::var("KHO_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|name| name == word), "needs {what}");
     let test = std::thread::current().name().unwrap_or("test").to_owned();
-    writeln!(std::io::stderr(), "{test}: skipped, needs {what}").unwrap();
+    std::io::stderr().write_all(format!("{test}: skipped, needs {what}\n").as_bytes()).unwrap();
 }
 
 /// A kernel that is well says none of these.

@@ -13,7 +13,7 @@ use super::qmp::Qmp;
 use super::{Arch, Kernel};
 
 /// A test that takes longer hangs. Without acceleration a boot takes seconds; on a loaded machine some times that.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 

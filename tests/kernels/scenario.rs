@@ -1,4 +1,5 @@
 //! What the guest hands over. Guest and host include this file, so that both know every byte.
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges, not of what is in them")]
 
 use std::ops::Range;
 
@@ -16,7 +17,9 @@ pub(crate) const EXEC: u32 = 32;
 const EXEC_AND_WHAT_IT_IMPLIES: u32 = EXEC | SHRINK | GROW | WRITE | FUTURE_WRITE;
 
 /// The session that `kho luo` makes and takes.
-pub(crate) const BY_COMMAND: &str = "by-command";
+pub(crate) const BY_COMMAND: &str = "by command";
+/// The session that the next kernel takes and closes, so that its file is freed.
+pub(crate) const CLOSED: &str = "closed";
 
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
@@ -32,11 +35,13 @@ pub(crate) struct Memfd {
     pub(crate) seals: u32,
     /// Where bytes were written; the rest are holes.
     pub(crate) written: Vec<Range<u64>>,
+    /// Written, positioned and sealed once it was preserved.
+    pub(crate) late: bool,
 }
 
 impl Memfd {
     fn new(token: u64, size: u64) -> Memfd {
-        Memfd { token, size, pos: 0, seals: 0, written: Vec::from([0..size]) }
+        Memfd { token, size, pos: 0, seals: 0, written: Vec::from([0..size]), late: false }
     }
 
     fn at(self, pos: u64) -> Memfd {
@@ -51,8 +56,16 @@ impl Memfd {
         Memfd { written: written.into(), ..self }
     }
 
+    /// The seals that Linux hands over: those that it had when it was preserved.
+    pub(crate) fn seals_preserved(&self) -> u32 {
+        if self.late { 0 } else { self.seals }
+    }
+
     /// The seals that it has once Linux has restored it.
     pub(crate) fn seals_restored(&self) -> u32 {
+        if self.late {
+            return 0;
+        }
         if self.seals & EXEC == 0 { self.seals } else { self.seals | EXEC_AND_WHAT_IT_IMPLIES }
     }
 
@@ -100,12 +113,23 @@ fn many_files() -> Vec<Session> {
         // The longest name, and bytes that a file name could not have.
         Session { name: format!("/a name: of {}", "63 bytes, ".repeat(6))[..63].into(), files: Vec::from([many(1)]) },
         Session { name: "nothing".into(), files: Vec::new() },
+        Session { name: CLOSED.into(), files: Vec::from([many(2)]) },
+        Session { name: "late".into(), files: late() },
     ]);
     sessions.extend((0..50).map(|number| Session {
         name: format!("one of many {number}"),
         files: Vec::from([Memfd::new(u64::from(number == 0), 3 + number).at(number)]),
     }));
+    // In the order in which the command takes them, and the last, so that the guest has closed the device.
+    let copied = Memfd::new(1, 2 * PAGE + 9).written([PAGE..2 * PAGE + 9]);
+    let files = Vec::from([Memfd::new(2, 3 * PAGE + 1).at(77).sealed(SHRINK), copied]);
+    sessions.push(Session { name: BY_COMMAND.into(), files });
     sessions
+}
+
+fn late() -> Vec<Memfd> {
+    let late = |token| Memfd { late: true, ..Memfd::new(token, 3 * PAGE) };
+    Vec::from([late(1), late(2).at(500), late(3).sealed(SHRINK)])
 }
 
 /// Tokens in no order, sizes around pages, positions inside, at the end and behind it.

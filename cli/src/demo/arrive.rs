@@ -11,7 +11,7 @@ use kho::files::FilesNode;
 use kho::handover::Registry;
 use kho::memfd::MemfdNode;
 use kho::payload::{ArrayNode, BytesNode, RecordsNode};
-use kho::selftest::SelfTest;
+use kho::selftest::SelfTestNode;
 use kho::transport::Arrival;
 use rustix::fs::SeekFrom;
 use zerocopy::{FromBytes as _, IntoBytes as _};
@@ -32,7 +32,7 @@ pub(super) fn arrive(args: &Args, arrival: Arrival) -> Result<ExitCode, Box<dyn 
     let mut registry = Registry::new();
     let files = registry.add(files::NODE, FilesNode);
     let memfd = registry.add(parts::MEMFD, MemfdNode);
-    let test = registry.add(kho_test::NODE, SelfTest);
+    let test = registry.add(kho_test::NODE, SelfTestNode);
     let table = registry.read(parts::TABLE, RecordsNode::<Row>::new(parts::TABLE_IS));
     let array = registry.add(parts::ARRAY, ArrayNode { made_of: parts::ARRAY_IS });
     let ledger = registry.read(parts::LEDGER, BytesNode { made_of: parts::LEDGER_IS, limit: 4096 });

@@ -27,7 +27,7 @@ pub(super) fn keep(dir: &Path, arena: &Arena, files: &Files, memfd: &OwnedFd) ->
     let mut text = String::new();
     dts::print(&Fdt::parse(&dtb)?, &mut text)?;
     std::fs::write(dir.join("handover.dts"), text).map_err(said)?;
-    copy(arena.fd(), &dir.join("arena.img"))?;
+    copy(arena.read_only_fd()?, &dir.join("arena.img"))?;
     copy(memfd, &dir.join("memfd.img"))?;
     for (token, file) in files.iter() {
         copy(file, &dir.join("files").join(format!("{token:x}")))?;

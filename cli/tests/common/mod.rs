@@ -92,7 +92,7 @@ impl Handover {
 
     /// Writes the arena into a file, and only the pages that have something.
     pub(crate) fn save(&self) {
-        let mut arena = File::from(self.bundle.arena().try_clone_fd().unwrap());
+        let mut arena = File::from(self.bundle.arena().read_only_fd().unwrap());
         let size = arena.seek(SeekFrom::End(0)).unwrap();
         let mut file = File::create(&self.path).unwrap();
         file.set_len(size).unwrap();

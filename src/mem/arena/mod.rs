@@ -3,19 +3,17 @@
 mod header;
 #[cfg(test)]
 mod hostile;
+mod lease;
+mod pour;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{
-    FallocateFlags, MemfdFlags, SeekFrom, copy_file_range, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create,
-    seek,
-};
-use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd, retry_on_intr};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::io::{Errno, FdFlags, fcntl_setfd, retry_on_intr};
 use rustix::rand::{GetRandomFlags, getrandom};
 use zerocopy::IntoBytes as _;
 
@@ -25,12 +23,12 @@ use super::inherited::Inherited;
 use super::map::Region;
 use super::{
     Claim, Folio, Frame, FrameAllocator, Frames, Geometry, MemError, Memory, Order, PageRange, PhysAddr, PhysRange,
-    Pour, Pouring, Run,
 };
-use crate::num::{u64_of, usize_of};
+use crate::num::u64_of;
 use crate::report::{Code, Fault};
 
 pub(super) use self::header::read as read_header;
+pub(super) use self::lease::Lease;
 
 /// Memory that a program hands to its successor: blocks of pages in a memfd, by "physical" address.
 ///
@@ -53,7 +51,7 @@ pub(super) use self::header::read as read_header;
 /// let folio = frame.folio();
 ///
 /// // The successor, here in the same process.
-/// let mut arena = Arena::open(arena.into_fd())?;
+/// let mut arena = Arena::open(arena.into_fd()?)?;
 /// arena.admit(&mut [folio].into_iter(), &mut [].into_iter())?;
 /// let frame = arena.claim(folio)?;
 /// assert_eq!(&arena.bytes(&frame)?[..5], b"hello");
@@ -129,6 +127,9 @@ impl Arena {
 
     /// Takes over the descriptor of an arena. It is checked before it is used; nothing is mapped, nothing is changed,
     /// nothing is free until [`Claim::admit`].
+    ///
+    /// The caller vouches for what no system call tells: that nobody writes through a duplicate of the descriptor, here
+    /// or in another process, to what is claimed from now on.
     ///
     /// # Errors
     /// [`Code::FileKind`] for what is no memfd, [`Code::MemfdSeals`] for one whose size is not sealed or that cannot be
@@ -233,25 +234,34 @@ impl Arena {
         self.frames.free_pages()
     }
 
-    /// The memfd. Whoever writes through it, or through another descriptor of the same memfd, must leave alone the
-    /// pages that this process holds slices of.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    /// The memfd, for those who pass it on to another process. Not public: it can be written through, also under a
+    /// slice.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// Another descriptor of the memfd, closed on exec. The rule of [`Arena::fd`] holds for it too.
+    /// A descriptor of the memfd that can only be read, closed on exec and with a position of its own: to copy or look
+    /// at the arena as a file. One that can be written is given out by [`Arena::into_fd`] only, when no slice is left.
     ///
     /// # Errors
-    /// [`Code::Io`] when the system refuses.
-    pub fn try_clone_fd(&self) -> Result<OwnedFd, Fault> {
-        fcntl_dupfd_cloexec(&self.fd, 0).map_err(|error| io_fault("F_DUPFD_CLOEXEC", error))
+    /// [`Code::Io`] when the system refuses: it is opened through `/proc/self/fd`.
+    pub fn read_only_fd(&self) -> Result<OwnedFd, Fault> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let opened = retry_on_intr(|| rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()));
+        opened.map_err(|error| io_fault("/proc/self/fd", error))
     }
 
     /// Gives up the arena and keeps its memfd.
-    #[must_use]
-    pub fn into_fd(self) -> OwnedFd {
-        self.fd
+    ///
+    /// # Errors
+    /// When [mappings](super::Mapping) of it are left, whose bytes could be written through the descriptor: the arena
+    /// comes back.
+    pub fn into_fd(self) -> Result<OwnedFd, StillMapped> {
+        // None can be added meanwhile: that takes a borrow of the arena.
+        if self.lease.as_ref().is_some_and(|lease| Arc::strong_count(lease) > 1) {
+            return Err(StillMapped { arena: Box::new(self) });
+        }
+        Ok(self.fd)
     }
 
     /// Where the address is in the memfd; none below the base.
@@ -277,6 +287,24 @@ impl Arena {
             self.stale = true;
         }
     }
+}
+
+/// An arena of which mappings are left keeps its descriptor: see [`Arena::into_fd`].
+#[derive(Debug, thiserror::Error)]
+#[error("{}", mapped("into_fd"))]
+pub struct StillMapped {
+    /// The arena, as it was.
+    pub arena: Box<Arena>,
+}
+
+impl From<StillMapped> for Fault {
+    fn from(_: StillMapped) -> Fault {
+        mapped("into_fd")
+    }
+}
+
+fn mapped(what: &'static str) -> Fault {
+    Fault::new(Code::Refused).item(what).found("an arena of which mappings are left")
 }
 
 impl Memory for Arena {
@@ -356,7 +384,7 @@ impl Claim for Arena {
             }
             (_, Some(lease)) if Arc::strong_count(&lease) > 1 => {
                 self.lease = Some(lease);
-                return Err(Fault::new(Code::Refused).item("admit").found("an arena of which mappings are left"));
+                return Err(mapped("admit"));
             }
             (_, Some(lease)) => lease,
             (_, None) => Lease::take(self.fd.as_fd())?,
@@ -390,112 +418,6 @@ impl Claim for Arena {
             self.frames.release(pages);
         }
         Ok(inherited.unclaimed_pages())
-    }
-}
-
-impl Pour for Arena {
-    fn pour(&self, runs: Vec<Run>, file: BorrowedFd<'_>) -> Result<Pouring, MemError> {
-        /// Less is copied in the time that a thread takes to start.
-        const BESIDE: u64 = 1 << 20;
-        for &Run { from: at, len, .. } in &runs {
-            if !self.extents.iter().any(|extent| extent.contains(at, len)) {
-                return Err(MemError::Outside { at, len });
-            }
-        }
-        let base = self.facts.base();
-        // Whoever holds slices of another arena, or of this one, would see them change: so no arena is in use in the
-        // file, and none can come into use before this is over.
-        let lease = Lease::take(file).map_err(|fault| self.io(self.base(), 0, fault))?;
-        let total = runs.iter().fold(0, |sum: u64, run| sum.saturating_add(run.len));
-        // What a predecessor only promised to use must not cost memory here. As long as no more is copied than the arena
-        // has, holes need not be looked for, which is a good part of the time.
-        let stat = fstat(&self.fd).map_err(|error| self.io(self.base(), 0, error))?;
-        let has = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-        let holes = self.poured.fetch_add(total, Ordering::Relaxed).saturating_add(total) > has;
-        if total < BESIDE {
-            pour(self.fd.as_fd(), base, file, &runs, holes)?;
-            return Ok(Pouring::DONE);
-        }
-        let dup = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 0).map_err(|error| self.io(self.base(), 0, error));
-        let (from, to) = (dup(self.fd.as_fd())?, dup(file)?);
-        Pouring::beside(move || {
-            let _lease = lease;
-            pour(from.as_fd(), base, to.as_fd(), &runs, holes)
-        })
-    }
-}
-
-/// Copies runs out of an arena whose first byte has the address `base`.
-///
-/// With `holes`, holes stay holes. Where data is, is asked once for each piece of it and not for each run, because the
-/// answer costs time by its size.
-fn pour(arena: BorrowedFd<'_>, base: u64, file: BorrowedFd<'_>, runs: &[Run], holes: bool) -> Result<(), MemError> {
-    let mut known = if holes { 0..0 } else { 0..u64::MAX };
-    let mut buffer = Vec::new();
-    for run in runs {
-        let failed = |error: &dyn ToString| MemError::Io { at: run.from, len: run.len, reason: error.to_string() };
-        let mut from = run.from.get().saturating_sub(base);
-        let (mut to, end) = (run.offset, run.offset.saturating_add(run.len));
-        while to < end {
-            if !known.contains(&from) {
-                let data = match seek(arena, SeekFrom::Data(from)) {
-                    Ok(data) => data,
-                    Err(Errno::NXIO) => break,
-                    Err(_) => from,
-                };
-                known = data..seek(arena, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
-                if known.is_empty() {
-                    return Err(failed(&"the arena changes while it is copied"));
-                }
-                let skip = data.saturating_sub(from).min(end.saturating_sub(to));
-                (from, to) = (from.saturating_add(skip), to.saturating_add(skip));
-                continue;
-            }
-            let rest = usize_of(end.saturating_sub(to).min(known.end.saturating_sub(from)));
-            // Both are of tmpfs, so the system copies once; where it does not want to, we do.
-            let done = match copy_file_range(arena, Some(&mut from), file, Some(&mut to), rest) {
-                Ok(done) => done,
-                Err(Errno::INTR) => continue,
-                Err(_) => 0,
-            };
-            if done == 0 {
-                buffer.resize(rest.min(1 << 20), 0);
-                read_at(arena, from, &mut buffer).map_err(|error| failed(&error))?;
-                write_at(file, to, &buffer).map_err(|error| failed(&error))?;
-                from = from.saturating_add(u64_of(buffer.len()));
-                to = to.saturating_add(u64_of(buffer.len()));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The right to make frames of one memfd: one owner in a process, or slices of two owners could be the same memory.
-#[derive(Debug)]
-pub(super) struct Lease {
-    device: u64,
-    inode: u64,
-}
-
-static LEASED: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
-
-impl Lease {
-    fn take(fd: BorrowedFd<'_>) -> Result<Arc<Lease>, Fault> {
-        let stat = fstat(fd).map_err(|error| io_fault("fstat", error))?;
-        let mut leased = LEASED.lock().unwrap_or_else(PoisonError::into_inner);
-        if !leased.insert((stat.st_dev, stat.st_ino)) {
-            return Err(Fault::new(Code::Refused)
-                .item("descriptor")
-                .found("a memfd that this process uses already")
-                .expected("that its Arena and Mappings are gone"));
-        }
-        Ok(Arc::new(Lease { device: stat.st_dev, inode: stat.st_ino }))
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        LEASED.lock().unwrap_or_else(PoisonError::into_inner).remove(&(self.device, self.inode));
     }
 }
 

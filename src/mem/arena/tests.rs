@@ -1,9 +1,9 @@
 use proptest::prelude::*;
-use rustix::fs::SealFlags;
+use rustix::fs::{SealFlags, fstat};
 use rustix::io::{FdFlags, fcntl_getfd};
 
 use super::*;
-use crate::mem::{Pfn, Ram};
+use crate::mem::{Pfn, Pour as _, Pouring, Ram, Run};
 
 pub(super) const SIZE: u64 = 1 << 20;
 
@@ -36,7 +36,7 @@ fn a_new_arena_is_sealed_sparse_and_closed_on_exec() {
     let seals = rustix::fs::fcntl_get_seals(arena.fd()).unwrap();
     assert!(seals.contains(SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL), "{seals:?}");
     assert_eq!(fcntl_getfd(arena.fd()).unwrap(), FdFlags::CLOEXEC);
-    assert_eq!(fcntl_getfd(arena.try_clone_fd().unwrap()).unwrap(), FdFlags::CLOEXEC);
+    assert_eq!(fcntl_getfd(arena.fd().try_clone_to_owned().unwrap()).unwrap(), FdFlags::CLOEXEC);
     assert_eq!(arena.base().get(), 1 << 40);
     assert_eq!(arena.free_pages(), (64 << 30) / page() - 1);
     assert_eq!(arena.root(), None);
@@ -66,7 +66,7 @@ fn blocks_larger_than_the_default_base_are_aligned_in_the_memfd_too() {
     let arena = Arena::new(5 << 40).unwrap();
     assert_eq!(arena.base().get(), 4 << 40);
     let nonce = arena.nonce();
-    assert_eq!(Arena::open(arena.into_fd()).unwrap().nonce(), nonce);
+    assert_eq!(Arena::open(arena.into_fd().unwrap()).unwrap().nonce(), nonce);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn bytes_reach_the_successor() {
     old.set_root(PhysRange::new(frame.folio().addr(old.geometry()), 99)).unwrap();
     let (root, nonce, folio) = (old.root(), old.nonce(), frame.folio());
 
-    let mut new = Arena::open(old.into_fd()).unwrap();
+    let mut new = Arena::open(old.into_fd().unwrap()).unwrap();
     assert_eq!((new.root(), new.nonce(), new.size()), (root, nonce, SIZE));
     admit(&mut new, [folio], []).unwrap();
     let frame = new.claim(folio).unwrap();
@@ -143,7 +143,7 @@ fn what_a_predecessor_left_lying_is_zero_when_it_is_allocated() {
         // Never freed, never preserved.
         old.bytes_mut(&mut frame).unwrap().fill(0x55);
     }
-    let mut new = Arena::open(old.into_fd()).unwrap();
+    let mut new = Arena::open(old.into_fd().unwrap()).unwrap();
     admit(&mut new, [], []).unwrap();
     assert_eq!(new.free_pages(), SIZE / page() - 1);
     let frame = new.alloc(Order::new(3).unwrap()).unwrap();
@@ -152,7 +152,7 @@ fn what_a_predecessor_left_lying_is_zero_when_it_is_allocated() {
 
 #[test]
 fn nothing_is_free_before_it_is_known_what_was_preserved() {
-    let mut arena = Arena::open(arena().into_fd()).unwrap();
+    let mut arena = Arena::open(arena().into_fd().unwrap()).unwrap();
     let folio = folio(&arena, 1, 0);
     assert_eq!(arena.free_pages(), 0);
     assert_eq!(arena.alloc(Order::ZERO), Err(MemError::Exhausted { order: Order::ZERO }));
@@ -164,7 +164,7 @@ fn nothing_is_free_before_it_is_known_what_was_preserved() {
 
 #[test]
 fn each_preserved_block_can_be_claimed_once_and_as_it_is() {
-    let mut arena = Arena::open(arena().into_fd()).unwrap();
+    let mut arena = Arena::open(arena().into_fd().unwrap()).unwrap();
     let (block, single) = (folio(&arena, 8, 3), folio(&arena, 2, 0));
     let node = folio(&arena, 1, 0);
     admit(&mut arena, [block, single], [node.range()]).unwrap();
@@ -198,7 +198,7 @@ fn until_it_is_finished_a_restore_can_be_undone() {
     old.set_root(PhysRange::new(keep.addr(old.geometry()), 8)).unwrap();
     let root = old.root();
 
-    let mut new = Arena::open(old.into_fd()).unwrap();
+    let mut new = Arena::open(old.into_fd().unwrap()).unwrap();
     admit(&mut new, [keep], [tree.range()]).unwrap();
     let frame = new.claim(keep).unwrap();
     new.free(frame);
@@ -208,7 +208,7 @@ fn until_it_is_finished_a_restore_can_be_undone() {
         new.bytes_mut(&mut frame).unwrap().fill(0xff);
     }
 
-    let mut again = Arena::open(new.into_fd()).unwrap();
+    let mut again = Arena::open(new.into_fd().unwrap()).unwrap();
     assert_eq!(again.root(), root);
     admit(&mut again, [keep], [tree.range()]).unwrap();
     let frame = again.claim(keep).unwrap();
@@ -219,14 +219,14 @@ fn until_it_is_finished_a_restore_can_be_undone() {
 
     again.release_rest().unwrap();
     assert_eq!(again.root(), None);
-    assert_eq!(Arena::open(again.try_clone_fd().unwrap()).unwrap().root(), None, "in the header too");
+    assert_eq!(Arena::open(again.fd().try_clone_to_owned().unwrap()).unwrap().root(), None, "in the header too");
     again.read(tree.addr(again.geometry()), &mut node).unwrap();
     assert!(node.iter().all(|&byte| byte == 0), "the tree is gone");
 }
 
 #[test]
 fn a_rebuild_of_what_cannot_be_changes_nothing() {
-    let arena_of = || Arena::open(arena().into_fd()).unwrap();
+    let arena_of = || Arena::open(arena().into_fd().unwrap()).unwrap();
     let mut arena = arena_of();
     let last = SIZE / page();
     let at = |page, order| folio(&arena, page, order);
@@ -267,7 +267,7 @@ fn one_owner_of_one_memfd_in_one_process() {
     let mut old = arena();
     let frame = old.alloc(Order::ZERO).unwrap();
     let folio = frame.folio();
-    let mut new = Arena::open(old.try_clone_fd().unwrap()).unwrap();
+    let mut new = Arena::open(old.fd().try_clone_to_owned().unwrap()).unwrap();
     // Reading is no harm: a plan can be made while the predecessor runs.
     new.read(folio.addr(new.geometry()), &mut [0]).unwrap();
     assert_eq!(admit(&mut new, [folio], []).unwrap_err().code(), Code::Refused);
@@ -311,8 +311,8 @@ fn nothing_is_poured_into_an_arena_that_is_in_use() {
     }
     // While it is poured into, a memfd does not become an arena in use either.
     let run = Run { from: source.folio().addr(from.geometry()), len: 2 << 20, offset: page() };
-    let mut left = Arena::open(Arena::new(4 << 20).unwrap().into_fd()).unwrap();
-    let file = left.try_clone_fd().unwrap();
+    let mut left = Arena::open(Arena::new(4 << 20).unwrap().into_fd().unwrap()).unwrap();
+    let file = left.fd().try_clone_to_owned().unwrap();
     let pouring = from.pour(vec![run], file.as_fd()).unwrap();
     pouring.wait().unwrap();
     admit(&mut left, [], []).unwrap();
@@ -335,7 +335,7 @@ fn a_root_outside_the_arena_is_not_written() {
 #[test]
 fn a_hundred_thousand_scattered_blocks() {
     let old = Arena::new(2 << 30).unwrap();
-    let mut arena = Arena::open(old.into_fd()).unwrap();
+    let mut arena = Arena::open(old.into_fd().unwrap()).unwrap();
     let folios: Vec<Folio> = (0..100_000).map(|i| folio(&arena, 2 + 2 * i, 0)).collect();
     let start = std::time::Instant::now();
     // The order of a radix tree is not that of addresses.

@@ -1,5 +1,6 @@
 //! Memory that was written to a file: dumps, copies of arenas.
 
+mod dev_mem;
 mod elf;
 #[cfg(test)]
 mod tests;
@@ -83,7 +84,8 @@ impl Piece {
 }
 
 impl Image {
-    /// Opens a file and finds out what it is: an arena, an ELF core (64 bit, little-endian) or a device tree.
+    /// Opens a file and finds out what it is: an arena, an ELF core (64 bit, little-endian), a device tree, or `/dev/mem`,
+    /// of which the RAM of this machine is taken as `/proc/iomem` lists it.
     ///
     /// The page size is 4K, and that of the arena if it is one. Where segments of a core overlap, the first one that has
     /// bytes in the file wins (`/proc/vmcore` has the kernel's text twice); those with the address -1 are left out, as
@@ -104,10 +106,18 @@ impl Image {
     /// # Errors
     /// As [`Image::open`].
     pub fn from_file(file: File) -> Result<Source, Fault> {
+        if let Some(pieces) = dev_mem::pieces(&file)? {
+            return Ok(Source::Image(Image::new(file, ImageKind::Raw, Geometry::K4, pieces)));
+        }
         let size = size_of_file(&file)?;
         let mut magic = [0; 8];
-        let some = magic.get_mut(..usize_of(size.min(8))).unwrap_or_default();
-        read_at(file.as_fd(), 0, some).map_err(|error| io_fault("magic", error))?;
+        // Files of debugfs and procfs say that they are empty, and are not.
+        let there = if size == 0 { 8 } else { size };
+        let some = magic.get_mut(..usize_of(there.min(8))).unwrap_or_default();
+        match read_at(file.as_fd(), 0, some) {
+            Err(_) if size == 0 => magic = [0; 8],
+            read => read.map_err(|error| io_fault("magic", error))?,
+        }
         let [a, b, c, d, ..] = magic;
         let image = if magic == ARENA_MAGIC {
             let facts = arena::read_header(file.as_fd(), size)?;
@@ -120,7 +130,7 @@ impl Image {
             Image::new(file, ImageKind::Core, Geometry::K4, pieces)
         } else if u32::from_be_bytes([a, b, c, d]) == FDT_MAGIC {
             return Ok(Source::DeviceTree(file));
-        } else if size < 8 {
+        } else if size < 8 && magic == [0; 8] || (1..8).contains(&size) {
             return Err(Fault::new(Code::Truncated)
                 .item("magic")
                 .offset(size)

@@ -80,6 +80,28 @@ fn a_copy_where_mappings_are_short() {
 }
 
 #[test]
+fn a_copy_of_holes_costs_no_memory() {
+    let mut arena = Arena::new(4 << 30).unwrap();
+    // 1 GiB in four blocks, not in the order of their addresses, and two words in all of it.
+    let order = Order::holding(256 << 20, arena.geometry()).unwrap();
+    let mut frames: Vec<Frame> = (0..4).map(|_| arena.alloc(order).unwrap()).collect();
+    frames.swap(0, 2);
+    frames.swap(1, 3);
+    let (early, late) = (5 << 20 | 0xfff, (256_u64 << 20) - 4);
+    arena.write(&frames[1], early, b"early").unwrap();
+    arena.write(&frames[3], late, b"late").unwrap();
+    let copy = arena.map_contiguous_within(frames, Some(0)).unwrap();
+    assert!(copy.is_copy());
+    assert_eq!(copy.len(), 1 << 30);
+    let at = |block: u64, offset: u64| usize_of((block << 28) + offset);
+    assert_eq!(&copy[at(1, early) - 3..][..11], b"\0\0\0early\0\0\0");
+    assert_eq!(&copy[at(3, late) - 3..], b"\0\0\0late");
+    assert_eq!(&copy[at(0, early)..][..5], [0; 5]);
+    let has = rustix::fs::fstat(&arena.fd).unwrap().st_blocks * 512;
+    assert!(has <= 4 * rustix::param::page_size() as i64, "{has} bytes: the header and three pages");
+}
+
+#[test]
 fn neighbours_are_one_mapping() {
     let mut arena = Arena::new(4 << 20).unwrap();
     let frames: Vec<Frame> = (0..64).map(|_| arena.alloc(Order::ZERO).unwrap()).collect();
@@ -134,13 +156,40 @@ fn the_mapping_outlives_its_arena() {
     arena.bytes_mut(&mut frame).unwrap()[..4].copy_from_slice(b"stay");
     let folio = frame.folio();
     let mapping = arena.map_contiguous(vec![frame]).unwrap();
-    let fd = arena.into_fd();
+    let fd = arena.fd().try_clone_to_owned().unwrap();
+    drop(arena);
     assert_eq!(mapping[..4], *b"stay");
     drop(mapping);
     let mut arena = Arena::open(fd).unwrap();
     arena.admit(&mut [folio].into_iter(), &mut [].into_iter()).unwrap();
     let frame = arena.claim(folio).unwrap();
     assert_eq!(arena.bytes(&frame).unwrap()[..4], *b"stay");
+}
+
+#[test]
+fn no_descriptor_writes_under_a_mapping() {
+    let mut arena = Arena::new(1 << 20).unwrap();
+    let frame = arena.alloc(Order::ZERO).unwrap();
+    arena.write(&frame, 0, b"mine").unwrap();
+    let offset = frame.folio().addr(arena.geometry()).get() - arena.base().get();
+    let mapping = arena.map_contiguous(vec![frame]).unwrap();
+    let reader = arena.read_only_fd().unwrap();
+    assert_eq!(rustix::io::fcntl_getfd(&reader).unwrap(), rustix::io::FdFlags::CLOEXEC);
+    let mut bytes = [0; 4];
+    read_at(reader.as_fd(), offset, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"mine");
+    assert_eq!(rustix::io::pwrite(&reader, b"theirs", offset).unwrap_err(), rustix::io::Errno::BADF);
+    assert!(Region::of_file(reader.as_fd(), 1 << 20).is_err(), "nor can a shared mapping that can be written be made");
+    // Its position is its own.
+    rustix::fs::seek(&reader, rustix::fs::SeekFrom::Start(7)).unwrap();
+    assert_eq!(rustix::fs::seek(&arena.fd, rustix::fs::SeekFrom::Current(0)).unwrap(), 0);
+
+    let refused = arena.into_fd().unwrap_err();
+    assert_eq!(refused.to_string(), "refused: into_fd: an arena of which mappings are left");
+    assert_eq!(mapping[..4], *b"mine");
+    drop(mapping);
+    let fd = refused.arena.into_fd().unwrap();
+    rustix::io::pwrite(&fd, b"free", offset).unwrap();
 }
 
 #[test]

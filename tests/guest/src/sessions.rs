@@ -5,90 +5,159 @@ use std::io::{Seek as _, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
+use kho::liveupdate::{Device, NewSession, RetrievedSession};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 
-use crate::scenario::{self, EXEC, Memfd};
-use crate::shim::{Device, Session};
+use crate::scenario::{self, BY_COMMAND, CLOSED, EXEC, Memfd, Session};
 use crate::system::{option, say};
-use crate::{Fails, step};
+use crate::{Fails, command, refusals, step};
 
-/// A session that is to survive: the descriptor keeps it.
+/// What must not be dropped before the kernel is left.
+#[derive(Default)]
 pub(crate) struct Held {
-    _session: Session,
+    sessions: Vec<NewSession>,
+    holder: Option<std::process::Child>,
+}
+
+fn wanted() -> Vec<Session> {
+    scenario::sessions(&option("kho_scenario").unwrap_or_default())
 }
 
 /// Makes all sessions.
-pub(crate) fn make() -> Fails<Vec<Held>> {
-    let scenario = option("kho_scenario").unwrap_or_default();
+pub(crate) fn make() -> Fails<Held> {
+    let mut held = Held::default();
     let device = Device::open()?;
-    let mut held = Vec::new();
-    for wanted in scenario::sessions(&scenario) {
-        let session = device.create(&wanted.name)?;
-        if session.name()? != wanted.name {
-            return Err(format!("{:?} is called {:?}", wanted.name, session.name()?).into());
-        }
-        for memfd in &wanted.files {
-            let file =
-                create(&wanted.name, memfd).map_err(|error| format!("create {} {memfd:x?}: {error}", wanted.name))?;
-            session
-                .preserve(file, memfd.token)
-                .map_err(|error| format!("preserve {} {memfd:x?}: {error}", wanted.name))?;
-        }
-        held.push(Held { _session: session });
+    for wanted in wanted().iter().filter(|session| session.name != BY_COMMAND) {
+        held.sessions.push(one(&device, wanted)?);
+    }
+    drop(device);
+    if let Some(wanted) = wanted().iter().find(|session| session.name == BY_COMMAND) {
+        held.holder = Some(command::make(wanted)?);
     }
     Ok(held)
 }
 
-pub(crate) fn create(session: &str, wanted: &Memfd) -> Fails<File> {
-    // Without it, Linux makes them executable.
+fn one(device: &Device, wanted: &Session) -> Fails<NewSession> {
+    let session = device.create(&wanted.name)?;
+    // What the kernel calls it.
+    let session = NewSession::from_fd(session.into()).map_err(|(_, refused)| refused)?;
+    if session.name().as_bytes() != wanted.name.as_bytes() {
+        return Err(format!("{:?} is called {}", wanted.name, session.name()).into());
+    }
+    for memfd in &wanted.files {
+        let mut file = empty(memfd)?;
+        if memfd.late {
+            session.preserve(memfd.token, &file)?;
+            fill(&mut file, &wanted.name, memfd)?;
+        } else {
+            fill(&mut file, &wanted.name, memfd)?;
+            session.preserve(memfd.token, file)?;
+        }
+    }
+    Ok(session)
+}
+
+/// Of its size, all of it a hole.
+fn empty(wanted: &Memfd) -> Fails<File> {
+    // Without a word about it, they can be executed.
     let mode = if wanted.seals & EXEC == 0 { MemfdFlags::EXEC } else { MemfdFlags::NOEXEC_SEAL };
-    let mut file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | mode)?);
+    let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | mode)?);
     file.set_len(wanted.size)?;
+    Ok(file)
+}
+
+fn fill(file: &mut File, session: &str, wanted: &Memfd) -> Fails {
     let bytes = wanted.bytes(session);
     for range in &wanted.written {
         file.write_all_at(&bytes[range.start as usize..range.end as usize], range.start)?;
     }
     file.seek(SeekFrom::Start(wanted.pos))?;
-    fcntl_add_seals(&file, SealFlags::from_bits_retain(wanted.seals))?;
+    Ok(fcntl_add_seals(file, SealFlags::from_bits_retain(wanted.seals))?)
+}
+
+pub(crate) fn create(session: &str, wanted: &Memfd) -> Fails<File> {
+    let mut file = empty(wanted)?;
+    fill(&mut file, session, wanted)?;
     Ok(file)
 }
 
-/// Takes all sessions, and makes them again.
-pub(crate) fn take(boot: u32, last: bool) -> Fails<Vec<Held>> {
-    let scenario = option("kho_scenario").unwrap_or_default();
+/// Takes all sessions, and unless it is the last boot makes them again.
+pub(crate) fn take(boot: u32, last: bool) -> Fails<Held> {
     let device = Device::open()?;
-    let mut again = Vec::new();
-    for wanted in scenario::sessions(&scenario) {
-        let session = device.retrieve(&wanted.name).map_err(|error| format!("retrieve {:?}: {error}", wanted.name))?;
-        let mut files = Vec::new();
-        // Not in the order in which they were preserved.
-        for memfd in wanted.files.iter().rev() {
-            let file = session
-                .retrieve(memfd.token)
-                .map_err(|error| format!("{} {:#x}: {error}", wanted.name, memfd.token))?;
-            files.push((memfd.token, same(&wanted.name, memfd, file)?));
-        }
-        session.finish().map_err(|error| format!("finish {:?}: {error}", wanted.name))?;
-        drop(session);
-        files.reverse();
-        again.push((wanted.name, files));
+    let mut taken = Vec::new();
+    for wanted in wanted().iter().filter(|session| session.name != BY_COMMAND) {
+        taken.push((wanted.clone(), session(&device, wanted)?));
     }
     say(&format!("guest: ok take {boot}"));
-    let mut held = Vec::new();
-    if last {
-        return Ok(held);
-    }
-    step(&format!("again {boot}"), || {
-        for (name, files) in &again {
-            let session = device.create(name)?;
-            for (token, file) in files {
-                session.preserve(file, *token)?;
+    let mut held = Held::default();
+    if !last {
+        step(&format!("again {boot}"), || {
+            for (wanted, files) in &taken {
+                held.sessions.push(again(&device, wanted, files)?);
             }
-            held.push(Held { _session: session });
-        }
-        Ok(())
-    })?;
+            Ok(())
+        })?;
+    }
+    drop(device);
+    if let Some(wanted) = crate::sessions::wanted().iter().find(|session| session.name == BY_COMMAND) {
+        step(&format!("command {boot}"), || {
+            if last {
+                return command::take(wanted);
+            }
+            held.holder = Some(command::pass_on(wanted)?);
+            Ok(())
+        })?;
+    }
     Ok(held)
+}
+
+fn session(device: &Device, wanted: &Session) -> Fails<Vec<File>> {
+    let session = device.retrieve(&wanted.name)?;
+    if wanted.name == CLOSED {
+        drop(OwnedFd::from(session));
+        refusals::gone(device, "a freed session", CLOSED)?;
+        return Ok(Vec::new());
+    }
+    let session = RetrievedSession::from_fd(session.into()).map_err(|(_, refused)| refused)?;
+    if session.name().as_bytes() != wanted.name.as_bytes() {
+        return Err(format!("{:?} is called {}", wanted.name, session.name()).into());
+    }
+    let mut files = Vec::new();
+    // Not in the order in which they were preserved.
+    for memfd in wanted.files.iter().rev() {
+        files.push(same(&wanted.name, memfd, session.retrieve(memfd.token)?)?);
+    }
+    files.reverse();
+    if wanted.name == "sizes" {
+        the_same_open_file(&session, &wanted.files[2], &mut files[2])?;
+        refusals::after(device, &session, &files[2])?;
+    }
+    session.finish().map_err(|(_, refused)| refused)?;
+    if wanted.name == "sizes" {
+        refusals::gone(device, "a finished session", &wanted.name)?;
+    }
+    Ok(files)
+}
+
+/// Retrieved twice, a file is the same open file: one position.
+fn the_same_open_file(session: &RetrievedSession, wanted: &Memfd, file: &mut File) -> Fails {
+    let mut other = File::from(session.retrieve(wanted.token)?);
+    other.seek(SeekFrom::Start(17))?;
+    let at = file.stream_position()?;
+    file.seek(SeekFrom::Start(wanted.pos))?;
+    if at == 17 { Ok(()) } else { Err("retrieved twice, it is another file".into()) }
+}
+
+/// With the files that came, except those that were freed.
+fn again(device: &Device, wanted: &Session, files: &[File]) -> Fails<NewSession> {
+    if wanted.name == CLOSED {
+        return one(device, wanted);
+    }
+    let session = device.create(&wanted.name)?;
+    for (memfd, file) in wanted.files.iter().zip(files) {
+        session.preserve(memfd.token, file)?;
+    }
+    Ok(session)
 }
 
 /// The file, if it is what was preserved.

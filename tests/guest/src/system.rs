@@ -5,9 +5,10 @@
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 
@@ -48,6 +49,17 @@ pub(crate) fn symbol(name: &str) -> Result<u64, Box<dyn std::error::Error>> {
     let symbols = fs::read_to_string("/proc/kallsyms")?;
     let line = symbols.lines().find(|line| line.split(' ').nth(2) == Some(name)).ok_or("no such symbol")?;
     Ok(u64::from_str_radix(line.split(' ').next().unwrap_or_default(), 16)?)
+}
+
+/// Waits for a byte on the console. Meanwhile it keeps talking: in the seldom case, a line in the kernel's log came out
+/// only with the next one.
+pub(crate) fn wait_for_a_byte() -> Fails {
+    let stdin = io::stdin();
+    let tick = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+    while poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&tick))? == 0 {
+        say("guest: waiting");
+    }
+    Ok(stdin.lock().read_exact(&mut [0])?)
 }
 
 /// Loads the same kernel with the same programs and the same command line, but for the number of the boot.
