@@ -64,7 +64,7 @@ fn image(dir: &Path, memfd: &Sparse) -> PathBuf {
     let (arena, _) = outgoing.finish().unwrap().into_parts();
     let end = arena.size();
     let path = dir.join("image");
-    let from = File::from(arena.into_fd());
+    let from = File::from(arena.into_fd().unwrap());
     let to = File::create(&path).unwrap();
     to.set_len(end).unwrap();
     let mut at = 0;

@@ -129,7 +129,7 @@ impl Dump {
         let (arena, root) = outgoing.finish().unwrap().into_parts();
         // The header page is no memory, and its address is that of the arena.
         let base = PhysAddr::new(arena.base().get());
-        Dump { file: arena.into_fd().into(), base, root: root.start() }
+        Dump { file: arena.into_fd().unwrap().into(), base, root: root.start() }
     }
 
     fn image(&self) -> Image {

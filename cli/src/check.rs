@@ -27,6 +27,9 @@ and every component that is known here. Nothing is restored or changed.
 Examples:
   kho check frozen.core
       a dump of a machine that was frozen before its kexec
+  kho check --scratch debugfs/out frozen.core
+      nor may anything lie in scratch, which the handover does not name; from
+      a copy of /sys/kernel/debug/kho/out, or each as 0x6800000+16M
   kho check --format json vmcore | jq '.findings[] | {code, node}'
 
 Exit codes:

@@ -4,9 +4,9 @@ mod check;
 mod demo;
 mod dump;
 mod extract;
+mod luo;
 mod map;
 mod schema;
-mod luo;
 mod source;
 mod units;
 

@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use kho::inspect::{Map, PageSize, Problem, Root, SourceView};
 use serde::Serialize;
 
+use crate::check::broken;
 use crate::source::{BOLD, Source, clean, findings, head, paint, print, print_json, verdict};
 
 /// Arguments of `kho map`.
@@ -45,7 +46,9 @@ least half of it is owned; / scratch, % the radix tree, ? preserved and
 nobody's, ! more than one owner, . free, blank not in the file.
 
 Exit codes:
-  0  it was shown; what is wrong is shown too, and `kho check` fails
+  0  it was shown, and is fine; warnings are listed
+  1  problems were found and listed, and all that could be read was shown. Of
+     a root that is broken only the problem is told, as `kho check` does
   2  nothing could be shown: no such file, no handover, no memory";
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -79,7 +82,10 @@ pub(crate) struct Report<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
-    let decoded = args.source.decode_with_map()?;
+    let decoded = match args.source.decode_with_map() {
+        Ok(decoded) => decoded,
+        Err(error) => return broken(&args.source, error, matches!(args.format, Format::Json)),
+    };
     let name = args.source.name();
     let Some(map) = &decoded.map else {
         return Err(format!("{name}: a device tree alone has no memory to be drawn").into());
@@ -110,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
             verdict(decoded.errors, decoded.warnings)
         ))?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(u8::from(decoded.errors > 0)))
 }
 
 /// Width of the terminal; of anything else, that of a page of text.

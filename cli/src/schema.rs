@@ -48,6 +48,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 mod tests {
     use super::*;
 
+    /// What could be read, or, of a root that is broken, what `kho check` says.
+    #[derive(schemars::JsonSchema)]
+    #[schemars(untagged)]
+    #[allow(dead_code, reason = "of the type only")]
+    enum Shown<T> {
+        Read(T),
+        Broken(crate::check::Report<'static>),
+    }
+
     /// Links of the documentation mean nothing in a schema.
     fn plain<'a>(values: impl Iterator<Item = &'a mut serde_json::Value>) {
         for value in values {
@@ -68,9 +77,9 @@ mod tests {
         for of in Of::value_variants() {
             let mut generator = schemars::generate::SchemaSettings::draft2020_12().for_serialize().into_generator();
             let mut schema = match of {
-                Of::Dump => generator.root_schema_for::<kho::inspect::Decoded>(),
+                Of::Dump => generator.root_schema_for::<Shown<kho::inspect::Decoded>>(),
                 Of::Check => generator.root_schema_for::<crate::check::Report<'_>>(),
-                Of::Map => generator.root_schema_for::<crate::map::Report<'_>>(),
+                Of::Map => generator.root_schema_for::<Shown<crate::map::Report<'_>>>(),
             };
             let name = of.to_possible_value().unwrap().get_name().to_owned();
             schema.insert("title".into(), format!("kho {name} --format json").into());

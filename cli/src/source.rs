@@ -89,8 +89,8 @@ impl Source {
     }
 
     /// As [`Source::decode`], and who owns what.
-    pub(crate) fn decode_with_map(&self) -> Result<Decoded, Box<dyn Error>> {
-        self.opened(true).map(|opened| opened.decoded).map_err(|error| self.not_shown(&error))
+    pub(crate) fn decode_with_map(&self) -> Result<Decoded, NotShown> {
+        self.opened(true).map(|opened| opened.decoded)
     }
 
     /// Refuses to write over what is looked at.

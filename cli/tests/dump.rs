@@ -145,7 +145,7 @@ fn names_of_sessions_cannot_drive_the_terminal() {
         assert!(tree.contains(&format!("    session {shown}: 1 file\n")), "{tree}");
         for text in [tree, run(0, &["check", handover.path()])] {
             assert!(!text.contains(['\x1b', '\u{202e}']), "{text}");
-            assert!(text.contains(&format!("sessions[{shown}].files[0x0].compatible: kvm-vm-v1")), "{text}");
+            assert!(text.contains(&format!("sessions[{shown}].files[0x0].compatible at 0x")), "{text}");
         }
     }
 }

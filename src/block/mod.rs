@@ -191,12 +191,44 @@ pub fn load<R: Plain>(
     // What the owner says is believed up to a few MiB; beyond that the records themselves must come.
     let room = count.unwrap_or(0).min(RESERVE.checked_div(u64_of(size_of::<R>())).unwrap_or(0));
     let mut records: Vec<R> = Vec::with_capacity(usize_of(room));
-    let blocks = walk(memory, first, capacity, count, taken, |body, here| {
+    let mut chain = chain::Chain::new(memory, first.get(), MAX_BLOCKS, taken);
+    walk(&mut chain, capacity, count, |_, body, here| {
         let (here, _) = <[R]>::ref_from_prefix_with_elems(body, here).ok()?;
         records.extend_from_slice(here);
         Some(())
     })?;
-    Ok(Loaded { records, blocks })
+    Ok(Loaded { records, blocks: chain.into_pages() })
+}
+
+/// What was read of a block set, all of it or up to the first break.
+pub(crate) struct Part<R> {
+    /// The records, each with its address.
+    pub(crate) records: Vec<(PhysAddr, R)>,
+    pub(crate) blocks: Vec<Pfn>,
+    /// The break.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// As [`load`], for who can do with a part.
+pub(crate) fn load_part<R: Plain>(
+    memory: &dyn Memory,
+    first: PhysAddr,
+    count: Option<u64>,
+    taken: &mut Bits,
+) -> Part<R> {
+    let mut records = Vec::new();
+    let mut chain = chain::Chain::new(memory, first.get(), MAX_BLOCKS, taken);
+    let walked = capacity::<R>(memory.geometry()).and_then(|capacity| {
+        walk(&mut chain, capacity, count, |at, body, here| {
+            let (here, _) = <[R]>::ref_from_prefix_with_elems(body, here).ok()?;
+            // Inside the page: no overflow.
+            let first = at.get().wrapping_add(u64_of(size_of::<Header>()));
+            let places = (first..).step_by(size_of::<R>()).map(PhysAddr::new);
+            records.extend(places.zip(here.iter().copied()));
+            Some(())
+        })
+    });
+    Part { records, blocks: chain.into_pages(), fault: walked.err() }
 }
 
 /// Checks a block set of `count` records of `record` bytes without copying them: its pages.
@@ -211,21 +243,20 @@ pub fn survey(
     taken: &mut Bits,
 ) -> Result<Vec<Pfn>, Fault> {
     let capacity = room(memory.geometry(), "record", record)?;
-    walk(memory, first, capacity, Some(count), taken, |_, _| Some(()))
+    let mut chain = chain::Chain::new(memory, first.get(), MAX_BLOCKS, taken);
+    walk(&mut chain, capacity, Some(count), |_, _, _| Some(()))?;
+    Ok(chain.into_pages())
 }
 
-/// Follows the blocks of a set and checks their counts; `each` gets what is behind the header, and how many records
-/// that is, at most `capacity`.
+/// Follows the blocks of a set and checks their counts; `each` gets the address of a block, what is behind the header,
+/// and how many records that is, at most `capacity`.
 fn walk(
-    memory: &dyn Memory,
-    first: PhysAddr,
+    chain: &mut chain::Chain<'_>,
     capacity: u64,
     count: Option<u64>,
-    taken: &mut Bits,
-    mut each: impl FnMut(&[u8], usize) -> Option<()>,
-) -> Result<Vec<Pfn>, Fault> {
+    mut each: impl FnMut(PhysAddr, &[u8], usize) -> Option<()>,
+) -> Result<(), Fault> {
     let wrong = |found: u64| Fault::new(Code::BlockCount).item("count").found(found);
-    let mut chain = chain::Chain::new(memory, first.get(), MAX_BLOCKS, taken);
     let mut total = 0_u64;
     while let Some((at, page)) = chain.follow()? {
         let cut = || Fault::new(Code::Truncated).address(at.get());
@@ -234,7 +265,7 @@ fn walk(
         if !(1..=capacity).contains(&here) {
             return Err(wrong(here).address(at.get()).expected(format_args!("1..={capacity}")));
         }
-        each(body, usize_of(here)).ok_or_else(cut)?;
+        each(at, body, usize_of(here)).ok_or_else(cut)?;
         total = total.saturating_add(here);
         if let Some(count) = count.filter(|&count| count < total) {
             return Err(wrong(count).expected(format_args!("at least {total}")));
@@ -242,7 +273,7 @@ fn walk(
     }
     match count {
         Some(count) if count != total => Err(wrong(count).expected(total)),
-        _ => Ok(chain.into_pages()),
+        _ => Ok(()),
     }
 }
 

@@ -254,7 +254,7 @@ fn a_block_of_another_list() {
     load::<Session>(&ram, one.first, None, &mut taken).unwrap();
     assert_eq!(
         load::<Session>(&ram, other.first, None, &mut taken).unwrap_err().to_string(),
-        "owned-twice: next at 0x12000: found 0x11000, expected a page that no other list has"
+        "owned-twice: next at 0x12000: found 0x11000, expected a page that nothing else has"
     );
 }
 

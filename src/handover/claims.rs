@@ -233,9 +233,10 @@ fn sort(claims: &mut [Claim]) {
 /// Says which range is not preserved as a whole.
 pub(super) fn not_preserved(range: PageRange, tree: &Tree) -> Fault {
     let bytes = range.bytes(tree.geometry());
+    let gap = tree.first_gap(range).map_or(bytes.start(), |gap| gap.addr(tree.geometry()));
     Fault::new(Code::NotPreserved)
         .address(bytes.start().get())
-        .found(format_args!("{bytes}, of which a page is not preserved"))
+        .found(format_args!("{bytes}, of which the page {gap} is not preserved"))
 }
 
 /// Sorts, joins neighbours and drops the empty ones. Ranges that overlap are joined too.

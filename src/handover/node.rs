@@ -56,6 +56,8 @@ pub struct Node<'a, M> {
     pub(super) findings: &'a mut Findings,
     /// Which part of the node is being read; empty outside of [`Node::part`].
     pub(super) part: String,
+    /// Whether the block of the blob was claimed.
+    pub(super) blob_claimed: bool,
 }
 
 impl<'a, M: Memory> Node<'a, M> {
@@ -109,7 +111,7 @@ impl<'a, M: Memory> Node<'a, M> {
             let fault = Fault::new(Code::TooLarge).address(start.get()).item("blob-size");
             return Err(fault.found(size).expected(format_args!("at most {limit}")));
         }
-        self.claim_around(self.blob)?;
+        self.claim_blob(self.blob)?;
         let mut bytes = alloc::vec![0; usize_of(size)];
         self.view.read(start, &mut bytes)?;
         Ok(bytes)
@@ -128,12 +130,27 @@ impl<'a, M: Memory> Node<'a, M> {
             let fault = Fault::new(Code::Truncated).address(start.get()).item("blob-size");
             return Err(fault.found(size).expected(format_args!("at least {} ({name})", size_of::<T>())));
         }
-        self.claim_around(self.blob)?;
+        self.claim_blob(self.blob)?;
         Ok(crate::mem::read_wire(&self.view, start)?)
     }
 
-    /// Claims the preserved block that starts where `bytes` start; it must hold them all.
-    fn claim_around(&mut self, bytes: PhysRange) -> Result<(), Fault> {
+    /// Copies the first bytes of the blob, which say what the rest is, and claims the block that it is in; nothing when
+    /// the blob is shorter.
+    ///
+    /// # Errors
+    /// [`Code::NotPreserved`] when they are not in the tree.
+    pub(crate) fn blob_head<const N: usize>(&mut self) -> Result<Option<[u8; N]>, Fault> {
+        let mut bytes = [0; N];
+        let Some(range) = PhysRange::new(self.blob.start(), u64_of(N)).filter(|_| self.blob.size() >= u64_of(N)) else {
+            return Ok(None);
+        };
+        self.claim_blob(range)?;
+        self.view.read(range.start(), &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// Claims the preserved block that the blob is in, once; it must hold all these bytes.
+    fn claim_blob(&mut self, bytes: PhysRange) -> Result<(), Fault> {
         let geometry = self.geometry();
         let fault = |code| Fault::new(code).address(bytes.start().get()).item("preserved-data");
         if bytes.start().get() == 0 {
@@ -153,7 +170,10 @@ impl<'a, M: Memory> Node<'a, M> {
                 .found(format_args!("{bytes}, which leaves its block {block}"))
                 .expected("a blob in one preserved block"));
         }
-        self.claim(folio);
+        if !core::mem::replace(&mut self.blob_claimed, true) {
+            self.taken.insert(first.get());
+            self.try_claim(folio)?;
+        }
         Ok(())
     }
 
@@ -178,12 +198,15 @@ impl<'a, M: Memory> Node<'a, M> {
         Err(self.not_exactly(folio))
     }
 
-    /// As [`Node::claim`], of a block that the tree itself told.
-    pub(crate) fn claim_held(&mut self, folio: Folio) {
-        if !self.owners.take(folio) {
-            let fault = self.owners.conflict(folio, self.tree.geometry());
-            self.report(fault);
-        }
+    /// As [`Node::try_claim`], of a block that the tree itself told.
+    pub(crate) fn claim_held(&mut self, folio: Folio) -> Result<(), Fault> {
+        if self.owners.take(folio) { Ok(()) } else { Err(self.owners.conflict(folio, self.tree.geometry())) }
+    }
+
+    /// [`Node::try_claim`] of a page that is one structure, so that no list goes through it.
+    pub(crate) fn claim_page(&mut self, page: Pfn) -> Result<(), Fault> {
+        self.taken.insert(page.get());
+        self.try_claim(Folio::page(page))
     }
 
     fn not_exactly(&self, folio: Folio) -> Fault {
@@ -232,6 +255,22 @@ impl<'a, M: Memory> Node<'a, M> {
     /// As [`block::load`].
     pub fn records<R: Plain>(&mut self, first: u64, count: u64) -> Result<Vec<R>, Fault> {
         self.block_set(first, Some(count))
+    }
+
+    /// As [`Node::records`], without a count from an owner who says none. A break is reported, with the address of the
+    /// owner where it has none; the records in front of it are there all the same, each with its address.
+    pub(crate) fn records_so_far<R: Plain>(
+        &mut self,
+        first: u64,
+        count: Option<u64>,
+        owner: PhysAddr,
+    ) -> Vec<(PhysAddr, R)> {
+        let part = block::load_part(&self.view, PhysAddr::new(first), count, self.taken);
+        self.claim_pages(part.blocks);
+        if let Some(fault) = part.fault {
+            self.report(fault.address(owner.get()));
+        }
+        part.records
     }
 
     /// Copies and checks a block set whose owner does not say how many records it has, and claims its pages.

@@ -97,6 +97,7 @@ pub struct Plan<M> {
     findings: Findings,
     nodes: Vec<NodeReport>,
     tree: Option<radix::Loaded>,
+    tree_broken: bool,
     steps: Vec<Step<M>>,
 }
 
@@ -109,6 +110,7 @@ impl<M: Memory + 'static> Plan<M> {
             registry,
             findings: &mut findings,
             taken: Bits::new(),
+            tree_broken: false,
             nodes: Vec::new(),
             steps: Vec::new(),
         };
@@ -120,9 +122,21 @@ impl<M: Memory + 'static> Plan<M> {
                 None
             }
         };
-        let Planner { nodes, steps, .. } = planner;
+        let Planner { nodes, steps, tree_broken, .. } = planner;
         watch.event("plan", "/");
-        (Plan { slots: registry.entries.len(), home: registry.home, incoming, findings, nodes, tree, steps }, owners)
+        (
+            Plan {
+                slots: registry.entries.len(),
+                home: registry.home,
+                incoming,
+                findings,
+                nodes,
+                tree,
+                tree_broken,
+                steps,
+            },
+            owners,
+        )
     }
 
     /// Everything that was found, errors and warnings.
@@ -137,7 +151,14 @@ impl<M: Memory + 'static> Plan<M> {
         &self.nodes
     }
 
-    /// Which blocks are preserved; none when the tree could not be read.
+    /// Whether [`Plan::tree`] lacks what could not be read.
+    #[cfg(all(feature = "std", feature = "serde"))]
+    pub(crate) const fn is_tree_broken(&self) -> bool {
+        self.tree_broken
+    }
+
+    /// Which blocks are preserved; none when the tree could not be read. One that is broken has what could be, where the
+    /// registry is [observing](Registry::observing).
     #[must_use]
     pub fn tree(&self) -> Option<&Tree> {
         self.tree.as_ref().map(|loaded| &loaded.tree)
@@ -158,7 +179,11 @@ impl<M: Memory + 'static> Plan<M> {
     /// [`Verdict::Fine`] or [`Verdict::Refused`].
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        if self.findings.errors() == 0 && self.tree.is_some() { Verdict::Fine } else { Verdict::Refused }
+        if self.findings.errors() == 0 && self.tree.is_some() && !self.tree_broken {
+            Verdict::Fine
+        } else {
+            Verdict::Refused
+        }
     }
 
     /// The memory that the handover lives in.
@@ -173,7 +198,7 @@ impl<M: Memory + 'static> Plan<M> {
     /// The findings, and the handover as it came: it may be sent back.
     pub fn accept(self) -> Result<Accepted<M>, Refused<M>> {
         let fine = self.verdict() == Verdict::Fine;
-        let Plan { incoming, slots, home, findings, nodes, tree, steps } = self;
+        let Plan { incoming, slots, home, findings, nodes, tree, steps, .. } = self;
         match tree {
             Some(tree) if fine => Ok(Accepted { incoming, slots, home, tree, steps }),
             _ => Err(Refused { findings, nodes, incoming }),

@@ -22,6 +22,8 @@ pub(super) struct Planner<'a, M> {
     pub(super) registry: &'a Registry<M>,
     pub(super) findings: &'a mut Findings,
     pub(super) taken: Bits,
+    /// Whether a part of the tree could not be read.
+    pub(super) tree_broken: bool,
     pub(super) nodes: Vec<NodeReport>,
     pub(super) steps: Vec<Step<M>>,
 }
@@ -62,7 +64,15 @@ impl<M: Memory + 'static> Planner<'_, M> {
         if map == 0 {
             return Err(Fault::new(Code::NoHandover).item(kho::PRESERVED_MEMORY_MAP).found(0));
         }
-        let loaded = Tree::load(memory, PhysAddr::new(map))?;
+        let (loaded, broken) = match self.registry.strangers {
+            Strangers::Refuse => (Tree::load(memory, PhysAddr::new(map))?, None),
+            // Who only looks wants to see what is left, too.
+            Strangers::Show => Tree::load_part(memory, PhysAddr::new(map))?,
+        };
+        if let Some(fault) = broken {
+            self.findings.add("/", fault);
+            self.tree_broken = true;
+        }
         if let Err(fault) = loaded.tree.check_disjoint() {
             self.findings.add("/", fault);
         }
@@ -74,6 +84,11 @@ impl<M: Memory + 'static> Planner<'_, M> {
         }
         self.missing();
         self.unowned(&loaded.tree, owners);
+        if self.tree_broken {
+            // What the tree lost is nobody else's fault.
+            let lost = [Code::NotPreserved, Code::PreservedOtherwise, Code::Unowned];
+            self.findings.retain(|code| !lost.contains(&code));
+        }
         Ok(loaded)
     }
 
@@ -189,6 +204,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
             taken: &mut self.taken,
             findings: self.findings,
             part: String::new(),
+            blob_claimed: false,
         };
         match component.check(&mut node) {
             Ok(checked) => {

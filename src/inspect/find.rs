@@ -152,7 +152,7 @@ pub(super) struct Looked {
 impl Looked {
     /// Less is better.
     fn score(&self) -> (bool, u64) {
-        (self.plan.tree().is_none(), self.plan.findings().errors())
+        (self.plan.tree().is_none() || self.plan.is_tree_broken(), self.plan.findings().errors())
     }
 }
 
@@ -171,7 +171,7 @@ pub(super) fn best(
             || (number < ROOTS && geometries.iter().any(|(geometry, _)| tree(image, root, *geometry).is_some()))
         {
             let looked = look(image, root, geometries)?;
-            errors = looked.plan.tree().is_some().then(|| looked.plan.findings().errors());
+            errors = (!looked.score().0).then(|| looked.plan.findings().errors());
             if best.as_ref().is_none_or(|best| looked.score() < best.score()) {
                 best = Some(looked);
             }

@@ -264,3 +264,72 @@ pub(super) fn check_scratch(scratch: &[PhysRange], plan: &Plan<Shared>, owners: 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(kind: OwnerKind, ranges: &[(u64, u64)]) -> Layer {
+        let mut layer = Layer { ranges: ranges.to_vec(), ..Layer::new(kind, "/", "") };
+        layer.join();
+        layer
+    }
+
+    fn swept(layers: &[Layer], preserved: &[(u64, u64)]) -> (Map, u64) {
+        let mut map = Map::default();
+        let unowned = map.sweep(layers, preserved.iter().copied());
+        (map, unowned)
+    }
+
+    fn ranges(map: &Map) -> Vec<(u64, u64, &[u32])> {
+        map.ranges.iter().map(|range| (range.address, range.size, range.owners.as_slice())).collect()
+    }
+
+    #[test]
+    fn every_byte_has_the_owners_that_it_has() {
+        use OwnerKind::{Node, Scratch, Tree};
+        let layers = [
+            layer(Node, &[(30, 40), (10, 20), (20, 25), (70, 70)]),
+            layer(Node, &[(22, 32)]),
+            layer(Tree, &[(60, 70)]),
+            layer(Scratch, &[(38, 65)]),
+        ];
+        assert_eq!(layers[0].owner.bytes, 25);
+        let (map, unowned) = swept(&layers, &[(10, 34), (34, 50), (80, 90)]);
+        let expected: [(u64, u64, &[u32]); 11] = [
+            (10, 12, &[0]),
+            (22, 3, &[0, 1]),
+            (25, 5, &[1]),
+            (30, 2, &[0, 1]),
+            (32, 6, &[0]),
+            (38, 2, &[0, 3]),
+            (40, 10, &[3, 4]),
+            (50, 10, &[3]),
+            (60, 5, &[2, 3]),
+            (65, 5, &[2]),
+            (80, 10, &[4]),
+        ];
+        assert_eq!(ranges(&map), expected);
+        assert_eq!((map.overlapping, map.range_count, unowned), (3 + 2 + 2 + 10 + 5, 11, 20));
+        assert_eq!(swept(&[], &[]).0, Map::default());
+    }
+
+    #[test]
+    fn owners_of_one_byte_beyond_any_reason() {
+        // 20,000 who all claim one block, in which 20,000 others have a page each: 400 million pairs.
+        let mut layers: Vec<_> = (0..20_000).map(|_| layer(OwnerKind::Node, &[(0, 40_000)])).collect();
+        layers.extend((0..20_000).map(|page| layer(OwnerKind::Node, &[(2 * page, 2 * page + 1)])));
+        let start = std::time::Instant::now();
+        let (map, _) = swept(&layers, &[(0, 40_000)]);
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
+        assert_eq!(ranges(&map), [(0, 40_000, &[0, 1, 2, 3, 4, 5, 6, 7][..])]);
+    }
+
+    #[test]
+    fn of_more_ranges_than_anybody_draws_the_first_are_kept() {
+        let kept = u64::try_from(Map::KEPT).unwrap();
+        let preserved: Vec<_> = (0..kept + 3).map(|number| (2 * number, 2 * number + 1)).collect();
+        let (map, unowned) = swept(&[], &preserved);
+        assert_eq!((map.ranges.len(), map.range_count, unowned), (Map::KEPT, kept + 3, kept + 3));
+    }
+}

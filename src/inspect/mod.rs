@@ -271,7 +271,7 @@ fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
         findings.add("/", fault);
     }
     if kind != ImageKind::Arena {
-        check_tree(&fdt, address, plan.tree(), &mut findings);
+        check_tree(&fdt, address, plan.tree().filter(|_| !plan.is_tree_broken()), &mut findings);
     }
     if plan.tree().is_none() {
         // The plan stopped at the root: what the nodes say can be told all the same.
@@ -305,7 +305,7 @@ fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
     decoded.candidates = others;
     decoded.scratch = options.scratch.iter().map(Range::from).collect();
     decoded.map = map;
-    decoded.preserved = plan.tree().map(Preserved::of);
+    decoded.preserved = plan.tree().filter(|_| !plan.is_tree_broken()).map(Preserved::of);
     Ok(Opened { decoded, memory: plan.into_tree().map(|tree| (image, tree)) })
 }
 

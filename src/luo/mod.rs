@@ -13,7 +13,7 @@ mod save;
 #[cfg(all(test, feature = "write"))]
 mod tests;
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
@@ -21,7 +21,7 @@ use alloc::vec::Vec;
 use crate::abi::{self, block, memfd as wire};
 use crate::compat::{Compat, CompatList, Reads};
 use crate::handover::{Check, Node};
-use crate::mem::{Folio, Memory, PhysAddr, read_wire};
+use crate::mem::{Memory, Pfn, PhysAddr, read_wire};
 use crate::memfd::{self, Pages};
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
@@ -126,21 +126,19 @@ impl<M: Memory> Check<M> for LuoNode {
     fn check(&self, node: &mut Node<'_, M>) -> Result<Luo, Fault> {
         let start = node.blob_range().start();
         // The version first: another one may well have a shorter head, and that is not corrupt.
-        let mut compatible = [0; 8];
-        if node.blob_range().size() >= u64_of(compatible.len()) {
-            node.memory().read(start, &mut compatible)?;
+        if let Some(compatible) = node.blob_head()? {
             check_version(&compatible).map_err(|fault| fault.address(start.get()).item("compatible"))?;
         }
         let head: abi::luo::Head = node.blob_as()?;
-        let records = node.part("sessions", |node| node.all_records(head.sessions.get())).unwrap_or_default();
-        let mut names = BTreeSet::new();
+        let records = node.part("sessions", |node| Ok(node.records_so_far(head.sessions.get(), None, start)));
+        let mut seen = Seen::default();
         let mut sessions = Vec::new();
-        for (number, record) in (0_u64..).zip(records) {
-            sessions.extend(session(node, number, &record, &mut names));
+        for (number, (at, record)) in (0_u64..).zip(records.unwrap_or_default()) {
+            sessions.extend(session(node, number, at, &record, &mut seen));
         }
         let flbs = match head.flbs.get() {
             0 => Vec::new(),
-            at => flbs(node, PhysAddr::new(at)),
+            at => flbs(node, PhysAddr::new(at), start),
         };
         Ok(Luo { number: head.liveupdate_number.get(), sessions, flbs })
     }
@@ -173,13 +171,23 @@ fn check_version(field: &[u8; 8]) -> Result<(), Fault> {
         .expected(format_args!("{expected} and zeros")))
 }
 
+/// What must not come twice.
+#[derive(Default)]
+struct Seen {
+    /// Names of sessions.
+    names: BTreeSet<Name>,
+    /// The address of each memfd, and the record of its file.
+    memfds: BTreeMap<u64, PhysAddr>,
+}
+
 fn session<M: Memory>(
     node: &mut Node<'_, M>,
     number: u64,
+    at: PhysAddr,
     record: &abi::luo::Session,
-    names: &mut BTreeSet<Name>,
+    seen: &mut Seen,
 ) -> Option<Session> {
-    let nameless = |fault: Fault| fault.item("name").within(&format!("sessions[{number}]"));
+    let nameless = |fault: Fault| fault.address(at.get()).item("name").within(&format!("sessions[{number}]"));
     let name = match Name::fixed(&record.name) {
         Ok(name) => name,
         Err(fault) => {
@@ -189,36 +197,57 @@ fn session<M: Memory>(
     };
     let path = if name.as_bytes().is_empty() { format!("sessions[{number}]") } else { format!("sessions[{name}]") };
     let files = node.part(&path, |node| {
-        if !name.as_bytes().is_empty() && !names.insert(name.clone()) {
+        if !name.as_bytes().is_empty() && !seen.names.insert(name.clone()) {
             // Linux finds it out at the first open of its device, and answers EIO from then on.
-            node.report(Fault::new(Code::NameDuplicate).item("name").found("a second session of that name"));
+            let fault = Fault::new(Code::NameDuplicate).address(at.get()).item("name");
+            node.report(fault.found("a second session of that name"));
         }
-        let records: Vec<abi::luo::File> = node.records(record.files.get(), record.count.get())?;
+        let records = node.records_so_far(record.files.get(), Some(record.count.get()), at);
         let mut tokens = BTreeSet::new();
-        Ok(records.iter().filter_map(|record| file(node, record, &mut tokens)).collect())
+        Ok(records.iter().filter_map(|(at, record)| file(node, *at, record, &mut tokens, seen)).collect())
     });
     Some(Session { name, files: files.unwrap_or_default() })
 }
 
-fn file<M: Memory>(node: &mut Node<'_, M>, record: &abi::luo::File, tokens: &mut BTreeSet<u64>) -> Option<File> {
+fn file<M: Memory>(
+    node: &mut Node<'_, M>,
+    at: PhysAddr,
+    record: &abi::luo::File,
+    tokens: &mut BTreeSet<u64>,
+    seen: &mut Seen,
+) -> Option<File> {
     let (token, data) = (record.token.get(), record.data.get());
     node.part(&format!("files[{token:#x}]"), |node| {
+        let fault = |code, item: &'static str| Fault::new(code).address(at.get()).item(item);
         if !tokens.insert(token) {
-            node.report(Fault::new(Code::TokenDuplicate).item("token").found("a second file under that token"));
+            node.report(fault(Code::TokenDuplicate, "token").found("a second file under that token"));
         }
-        let compatible = text::fixed_text(&record.compatible).map_err(|fault| fault.item("compatible"))?;
+        let compatible =
+            text::fixed_text(&record.compatible).map_err(|fault| fault.item("compatible").address(at.get()))?;
         if compatible.is_empty() {
-            return Err(Fault::new(Code::CompatMissing).item("compatible").found("an empty string"));
+            return Err(fault(Code::CompatMissing, "compatible").found("an empty string"));
         }
-        let content = content(node, &compatible, data);
+        let content = content(node, &compatible, at, data, seen);
         Ok(File { compatible, token, data, content })
     })
 }
 
-fn content<M: Memory>(node: &mut Node<'_, M>, compatible: &str, data: u64) -> FileContent {
+fn content<M: Memory>(
+    node: &mut Node<'_, M>,
+    compatible: &str,
+    at: PhysAddr,
+    data: u64,
+    seen: &mut Seen,
+) -> FileContent {
     // Linux chooses the handler by the exact string, so that no other spelling is a memfd.
     let content = if compatible == wire::COMPAT.to_string() {
-        memfd(node, PhysAddr::new(data)).map(FileContent::Memfd)
+        match *seen.memfds.entry(data).or_insert(at) {
+            first if first == at => memfd(node, PhysAddr::new(data)).map(FileContent::Memfd),
+            first => Err(Fault::new(Code::FileDuplicate)
+                .item("data")
+                .found(format_args!("{data:#x}, which the file at {first} has too"))
+                .expected("a file of its own")),
+        }
     } else {
         let found = Compat::parse(compatible).ok().filter(|found| found.name() == wire::COMPAT.name());
         let judged = found.map_or(Ok(()), |found| found.judge(&[Reads::only(wire::COMPAT)]));
@@ -226,7 +255,7 @@ fn content<M: Memory>(node: &mut Node<'_, M>, compatible: &str, data: u64) -> Fi
         Err(judged.map_or_else(Fault::from, |()| opaque()).item("compatible"))
     };
     content.unwrap_or_else(|fault| {
-        node.report(fault);
+        node.report(fault.address(at.get()));
         FileContent::Opaque
     })
 }
@@ -238,10 +267,10 @@ fn memfd<M: Memory>(node: &mut Node<'_, M>, at: PhysAddr) -> Result<Pages, Fault
     memfd::read(node, &wire, at)
 }
 
-fn flbs<M: Memory>(node: &mut Node<'_, M>, at: PhysAddr) -> Vec<Flb> {
+fn flbs<M: Memory>(node: &mut Node<'_, M>, at: PhysAddr, head: PhysAddr) -> Vec<Flb> {
     let size = u64_of(size_of::<abi::luo::Flb>());
     let count = node.part("flbs", |node| {
-        claim_page(node, at)?;
+        claim_page(node, at).map_err(|fault| fault.address(head.get()))?;
         let header: abi::luo::FlbHeader = read_wire(node.memory(), at)?;
         let (count, capacity) = (header.count.get(), node.geometry().block_capacity(size));
         if count > capacity {
@@ -276,8 +305,16 @@ fn flb(record: &abi::luo::Flb, names: &mut BTreeSet<Name>) -> Result<Flb, Fault>
 }
 
 fn claim_page<M: Memory>(node: &mut Node<'_, M>, at: PhysAddr) -> Result<(), Fault> {
-    let page = at.page(node.geometry()).ok_or_else(|| {
-        Fault::new(Code::Unaligned).address(at.get()).found(at).expected("a page of its own, below 2^47 pages")
+    let geometry = node.geometry();
+    let page = at.page(geometry).ok_or_else(|| {
+        let fault = Fault::new(Code::Unaligned).expected("the address of a page of its own, below 2^47 pages");
+        let meant = Pfn::new(at.get()).filter(|page| node.tree().holder(*page).is_some());
+        match meant {
+            Some(page) => {
+                fault.found(format_args!("{at}; as a page number it is {}, which is preserved", page.addr(geometry)))
+            }
+            None => fault.found(at),
+        }
     })?;
-    node.try_claim(Folio::page(page))
+    node.claim_page(page)
 }

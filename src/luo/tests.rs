@@ -80,8 +80,12 @@ fn sessions_files_and_globals() {
             scope.blob(head.as_bytes())
         };
         let (found, findings) = planned(written(geometry, MADE_OF, write), LuoNode);
-        let opaque =
-            alloc::format!("component-opaque: sessions[{}].files[0x0].compatible: kvm_vm_luo_v1", "n".repeat(63));
+        // The second record of the second page.
+        let at = (0x100 + 1) * geometry.page_size() + 16 + 64;
+        let opaque = alloc::format!(
+            "component-opaque: sessions[{}].files[0x0].compatible at {at:#x}: kvm_vm_luo_v1",
+            "n".repeat(63)
+        );
         assert_eq!(findings, [opaque]);
         let found = found.unwrap();
         assert_eq!(found.sessions.len() as u64, geometry.block_capacity(80) + 1);
@@ -130,11 +134,11 @@ fn session_names() {
     let (found, findings) =
         names(&[session("a", 0, 0), session("", 0, 0), unterminated, session("a", 0, 0), session("", 0, 0)]);
     assert_eq!(found.unwrap().sessions.len(), 5);
-    assert_eq!(findings[0], "text: sessions[1].name: found an empty name, expected at least one byte");
-    assert!(findings[1].starts_with("text: sessions[2].name: found \"xxx"), "{}", findings[1]);
+    assert_eq!(findings[0], "text: sessions[1].name at 0x100060: found an empty name, expected at least one byte");
+    assert!(findings[1].starts_with("text: sessions[2].name at 0x1000b0: found \"xxx"), "{}", findings[1]);
     assert!(findings[1].ends_with("without a zero, expected a zero within 64 bytes"), "{}", findings[1]);
-    assert_eq!(findings[2], "name-duplicate: sessions[a].name: a second session of that name");
-    assert_eq!(findings[3..], [findings[0].replace("[1]", "[4]")]);
+    assert_eq!(findings[2], "name-duplicate: sessions[a].name at 0x100100: a second session of that name");
+    assert_eq!(findings[3..], [findings[0].replace("[1]", "[4]").replace("060", "150")]);
     // Names are bytes.
     let mut odd = session("", 0, 0);
     odd.name[..2].copy_from_slice(b"\xff\n");
@@ -157,18 +161,24 @@ fn sessions_and_their_blocks_disagree_about_files() {
         ];
         head(records(scope, &sessions), 0)
     });
+    // What they have is shown all the same, each with its warning.
+    let findings: Vec<_> = findings.into_iter().filter(|finding| !finding.starts_with("component-opaque")).collect();
     assert_eq!(
         findings,
         [
-            "block-count: sessions[more].count: found 3, expected 2",
-            "block-count: sessions[less].count: found 1, expected at least 2",
-            "block-count: sessions[none].count: found 0, expected at least 2",
-            "block-count: sessions[nowhere].count: found 2, expected 0",
+            "block-count: sessions[more].count at 0x103010: found 3, expected 2",
+            "block-count: sessions[less].count at 0x103060: found 1, expected at least 2",
+            "block-count: sessions[none].count at 0x1030b0: found 0, expected at least 2",
+            "block-count: sessions[nowhere].count at 0x103100: found 2, expected 0",
             "not-preserved: sessions[far] at 0x7fff0000: 0x1000 bytes that nobody preserved",
             findings[5].as_str(),
         ]
     );
-    assert!(findings[5].starts_with("unaligned: sessions[inside]"), "{}", findings[5]);
+    assert!(
+        findings[5].starts_with("unaligned: sessions[inside].first at 0x1031f0: found 0x102008"),
+        "{}",
+        findings[5]
+    );
 }
 
 #[test]
@@ -224,7 +234,8 @@ fn files_of_strange_handlers() {
         ]
     });
     assert_eq!(found.unwrap().sessions[0].files.iter().map(|file| file.token).collect::<Vec<_>>(), [1, 2, 3, 7]);
-    let path = |token: u64| alloc::format!("sessions[a].files[{token:#x}].compatible: ");
+    let path =
+        |token: u64| alloc::format!("sessions[a].files[{token:#x}].compatible at {:#x}: ", 0x10_0fd0 + 64 * token);
     assert_eq!(findings[0], alloc::format!("version-older: {}found memfd-v1, expected memfd-v2", path(1)));
     assert_eq!(findings[1], alloc::format!("version-newer: {}found memfd-v3, expected memfd-v2", path(2)));
     assert_eq!(findings[2], alloc::format!("component-opaque: {}memfd_v2", path(3)));
@@ -237,7 +248,11 @@ fn files_of_strange_handlers() {
 fn two_files_under_one_token() {
     let (found, findings) = read_files(|_| vec![file("x-v1", 1, 9), file("y-v1", 2, 9)]);
     assert_eq!(found.unwrap().sessions[0].files.len(), 2);
-    assert!(findings.contains(&"token-duplicate: sessions[a].files[0x9].token: a second file under that token".into()));
+    assert!(
+        findings.contains(
+            &"token-duplicate: sessions[a].files[0x9].token at 0x100050: a second file under that token".into()
+        )
+    );
     // In another session the token is another one.
     let (_, findings) = read(|scope| {
         let [one, two] = [(); 2].map(|()| {
@@ -285,7 +300,7 @@ fn a_broken_memfd_is_told_and_the_others_are_read() {
     begins(3, "not-preserved: data at 0x7fff0000:");
     begins(4, "preserved-otherwise: data at 0x10");
     begins(5, "not-preserved: data at 0x0:");
-    begins(6, "unaligned: data at 0xfffffffffffff000:");
+    begins(6, "unaligned: data at 0x108190: found 0xfffffffffffff000,");
     assert_eq!(findings.len(), 7, "{findings:?}");
 }
 
@@ -296,7 +311,12 @@ fn one_memfd_under_two_tokens_is_told_once() {
         vec![file("memfd-v2", data, 1), file("memfd-v2", data, 2)]
     });
     assert_eq!(findings.len(), 1, "{findings:?}");
-    assert!(findings[0].starts_with("owned-twice: sessions[a].files[0x2].data at 0x1"), "{findings:?}");
+    assert!(
+        findings[0].starts_with(
+            "file-duplicate: sessions[a].files[0x2].data at 0x101050: found 0x100000, which the file at 0x101010"
+        ),
+        "{findings:?}"
+    );
 }
 
 #[test]
@@ -328,7 +348,7 @@ fn globals_that_lie() {
     );
     assert!(findings[3].starts_with("text: flbs[4].name at 0x100110: found \"fff"), "{}", findings[3]);
     let place = |at: u64| read(move |_| head(0, at)).1;
-    assert!(place(0x100_008)[0].starts_with("unaligned: flbs at 0x100008"));
+    assert!(place(0x100_008)[0].starts_with("unaligned: flbs at 0x100000: found 0x100008"));
     assert!(place(0x7fff_0000)[0].starts_with("not-preserved: flbs at 0x7fff0000"));
     // The head's own page.
     assert!(place(0x100_000)[0].starts_with("owned-twice: flbs at 0x100000"), "{:?}", place(0x100_000));

@@ -120,7 +120,7 @@ impl<'a> Chain<'a> {
             return Err(if self.pages.contains(&pfn) {
                 self.fault(Code::ListCycle).expected("a page that this list has not had")
             } else {
-                self.fault(Code::OwnedTwice).expected("a page that no other list has")
+                self.fault(Code::OwnedTwice).expected("a page that nothing else has")
             });
         }
         if u64_of(self.pages.len()) >= self.limit {

@@ -99,7 +99,10 @@ fn ranges_that_lie() {
     assert!(beyond.starts_with("too-large: mem.size"), "{beyond}");
     // One page more than was preserved: the third is free.
     let more = fault(Says { size: 0x3000_0000, ..FINE });
-    assert_eq!(more, "not-preserved: mem at 0x100000: 0x100000..0x30100000, of which a page is not preserved");
+    assert_eq!(
+        more,
+        "not-preserved: mem at 0x100000: 0x100000..0x30100000, of which the page 0x104000 is not preserved"
+    );
     let twice = read(&[FINE, Says { name: b"two", start: 0x101_000, size: 0x1000, ..FINE }]).1;
     assert_eq!(twice, ["owned-twice: two at 0x100000: 0x100000..0x102000, of which mem of /node owns a page"]);
 }

@@ -12,6 +12,7 @@ mod save;
 #[cfg(all(test, feature = "std"))]
 mod tests;
 
+use alloc::borrow::ToOwned as _;
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -76,7 +77,7 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
                 .expected("none, for no folios")),
         };
     }
-    let area = node.area(&wire.folios).map_err(|fault| fault.within("folios"))?;
+    let area = node.area(&wire.folios).map_err(|fault| fault.within("folios").address(at.get()))?;
     let room = area.bytes(geometry).checked_div(u64_of(size_of::<abi::memfd::Folio>())).unwrap_or(0);
     if nr > room {
         return Err(fault(Code::MemfdSize, "nr_folios")
@@ -86,6 +87,8 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
     let mut records = read_records(node, &area, nr, pages)?;
     records.sort_unstable_by_key(|&(_, index)| index);
     let mut end = 0;
+    // Of a file that is another one's folio by folio, one finding says enough.
+    let (mut first, mut others) = (None, 0_u64);
     for &(folio, index) in &records {
         if index < end {
             return Err(Fault::new(Code::MemfdIndex)
@@ -95,7 +98,18 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
                 .expected(format_args!("at least {end:#x}")));
         }
         end = index.saturating_add(folio.order().pages());
-        node.claim_held(folio);
+        if let Err(fault) = node.claim_held(folio) {
+            match &first {
+                None => first = Some(fault),
+                Some(_) => others = others.saturating_add(1),
+            }
+        }
+    }
+    if let Some(fault) = first {
+        let more = fault.found_text().to_owned();
+        let fault =
+            if others == 0 { fault } else { fault.found(format_args!("{more}; and {others} more of its folios so")) };
+        node.report(fault.item("folios"));
     }
     file.folios = records;
     Ok(file)
@@ -125,7 +139,13 @@ fn read_records<M: Memory>(node: &Node<'_, M>, area: &Area, nr: u64, pages: u64)
     // As many as a page of the array names; what is more must come first.
     let mut folios = Vec::with_capacity(crate::num::usize_of(nr.min(node.geometry().page_size() >> 4)));
     area.each_record(node.memory(), nr, |number, record: abi::memfd::Folio| {
-        let folio = read_record(node, &record, pages).map_err(|fault| fault.within(&format!("folios[{number}]")))?;
+        let folio = read_record(node, &record, pages).map_err(|fault| {
+            let fault = fault.within(&format!("folios[{number}]"));
+            match area.place(number.saturating_mul(u64_of(size_of::<abi::memfd::Folio>())), node.geometry()) {
+                Some(place) => fault.address(place.get()),
+                None => fault,
+            }
+        })?;
         folios.extend(folio);
         Ok(())
     })?;
@@ -155,7 +175,14 @@ fn read_record<M: Memory>(
     })?;
     let address = pfn.addr(geometry).get();
     let folio = node.tree().holder(pfn).ok_or_else(|| {
-        Fault::new(Code::NotPreserved).address(address).item("pfn").found(format_args!("{pfn}, which is not preserved"))
+        let fault = Fault::new(Code::NotPreserved).address(address).item("pfn");
+        let meant = PhysAddr::new(number).page(geometry).filter(|page| node.tree().holder(*page).is_some());
+        match meant {
+            Some(page) => {
+                fault.found(format_args!("{pfn}, which is not preserved; as an address it is {page}, which is"))
+            }
+            None => fault.found(format_args!("{pfn}, which is not preserved")),
+        }
     })?;
     if folio.pfn() != pfn {
         return Err(Fault::new(Code::PreservedOtherwise)

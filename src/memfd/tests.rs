@@ -108,7 +108,7 @@ fn more_records_than_the_array_holds() {
         wire.folios.order = 47.into();
         wire
     });
-    assert_eq!(array, "too-large: folios.order: found 47, expected at most 46");
+    assert_eq!(array, "too-large: folios.order at 0x102000: found 47, expected at most 46");
 }
 
 #[test]
@@ -132,11 +132,14 @@ fn folios_that_lie() {
         })
     };
     let flags = one(|at| abi::memfd::Folio { pfn_flags: (at >> 12 | 4 << PFN_BITS).into(), index: 0.into() });
-    assert_eq!(flags, "folio-flags: folios[1].flags: found 0x4, expected flags of 0x3");
+    assert_eq!(flags, "folio-flags: folios[1].flags at 0x104010: found 0x4, expected flags of 0x3");
     let address = one(|at| record(at << 12, 0));
-    assert_eq!(address, "not-preserved: folios[1].pfn at 0x100000000: pfn 0x100000, which is not preserved");
+    assert_eq!(
+        address,
+        "not-preserved: folios[1].pfn at 0x100000000: pfn 0x100000, which is not preserved; as an address it is pfn 0x100, which is"
+    );
     let far = one(|_| abi::memfd::Folio { pfn_flags: (1 << 47).into(), index: 0.into() });
-    assert_eq!(far, "too-large: folios[1].pfn: found 0x800000000000, expected below 2^47");
+    assert_eq!(far, "too-large: folios[1].pfn at 0x104010: found 0x800000000000, expected below 2^47");
     let inside = one(|at| record(at + 4096, 0));
     assert_eq!(
         inside,
@@ -169,7 +172,7 @@ fn folios_over_each_other() {
         let one = block(scope, 0, b"");
         memfd(scope, 2 << 12, &[record(one, 0), record(one, 1)])
     });
-    assert_eq!(findings, ["owned-twice: at 0x100000: 0x100000..0x101000, of which /node owns a page"]);
+    assert_eq!(findings, ["owned-twice: folios at 0x100000: 0x100000..0x101000, of which /node owns a page"]);
     // The array is nobody's folio either.
     let (_, findings) = plan(|scope| {
         let frame = scope.alloc(Order::ZERO).unwrap();
@@ -180,7 +183,7 @@ fn folios_over_each_other() {
         (wire.nr_folios, wire.folios) = (1.into(), area.store(scope).unwrap().descriptor);
         wire
     });
-    assert_eq!(findings, ["owned-twice: at 0x100000: 0x100000..0x101000, of which /node owns a page"]);
+    assert_eq!(findings, ["owned-twice: folios at 0x100000: 0x100000..0x101000, of which /node owns a page"]);
 }
 
 #[test]

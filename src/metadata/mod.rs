@@ -73,10 +73,8 @@ impl<M: Memory> Check<M> for MetadataNode {
     fn check(&self, node: &mut Node<'_, M>) -> Result<Metadata, Fault> {
         let at = node.blob_range().start().get();
         // The number first: another version may well be shorter, and that is not corrupt.
-        if node.blob_range().size() >= 4 {
-            let mut version = U32::new(0);
-            node.memory().read(node.blob_range().start(), version.as_mut_bytes())?;
-            check_version(version).map_err(|fault| fault.address(at))?;
+        if let Some(version) = node.blob_head()? {
+            check_version(U32::from_bytes(version)).map_err(|fault| fault.address(at))?;
         }
         Metadata::of(&node.blob_as()?).map_err(|fault| fault.address(at))
     }

@@ -70,13 +70,26 @@ impl Tree {
     ///   none; the key as found.
     /// - [`Code::Io`]: the memory could not be read.
     pub fn load(memory: &dyn Memory, root: PhysAddr) -> Result<Loaded, Fault> {
+        Self::read(memory, root, true).map(|(loaded, _)| loaded)
+    }
+
+    /// As [`Tree::load`], and what is broken is left out: the tree without it, and the first break.
+    ///
+    /// # Errors
+    /// When the root cannot be read.
+    pub(crate) fn load_part(memory: &dyn Memory, root: PhysAddr) -> Result<(Loaded, Option<Fault>), Fault> {
+        Self::read(memory, root, false)
+    }
+
+    fn read(memory: &dyn Memory, root: PhysAddr, strict: bool) -> Result<(Loaded, Option<Fault>), Fault> {
         if root.get() == 0 {
             return Err(Fault::new(Code::NoHandover).item("radix root").found(0));
         }
         let geometry = memory.geometry();
-        let mut reader = Reader { memory, geometry, tree: Tree::new(geometry), nodes: Bits::new() };
+        let tree = Tree::new(geometry);
+        let mut reader = Reader { memory, geometry, tree, nodes: Bits::new(), strict, broken: None };
         reader.tree(root)?;
-        Ok(Loaded { tree: reader.tree, nodes: reader.nodes })
+        Ok((Loaded { tree: reader.tree, nodes: reader.nodes }, reader.broken))
     }
 }
 
@@ -192,6 +205,10 @@ struct Reader<'m> {
     tree: Tree,
     /// Every page that was read. None is read twice, so aliases cannot multiply the work.
     nodes: Bits,
+    /// Whether the first break is the end.
+    strict: bool,
+    /// The first one, if it is not.
+    broken: Option<Fault>,
 }
 
 /// An inner node on the way.
@@ -229,14 +246,15 @@ impl Reader<'_> {
             let key = prefix << shift(self.geometry, below);
             if key >> self.geometry.key_bits() != 0 {
                 let expected = format!("keys of {} bits", self.geometry.key_bits());
-                return Err(Fault::new(Code::RadixKey)
-                    .address(at.get())
-                    .found(format_args!("{key:#x}"))
-                    .expected(expected));
+                let fault = Fault::new(Code::RadixKey).address(at.get());
+                self.broken(fault.found(format_args!("{key:#x}")).expected(expected))?;
+                continue;
             }
             if let Some(page) = pages.get_mut(index_of(below)) {
-                let place = |fault: Fault| fault.address(at.get()).item(format!("entry {index}"));
-                self.page(child, page).map_err(place)?;
+                if let Err(fault) = self.page(child, page) {
+                    self.broken(fault.address(at.get()).item(format!("entry {index}")))?;
+                    continue;
+                }
                 if below == 0 {
                     self.leaf(child, key, page)?;
                     continue;
@@ -260,10 +278,22 @@ impl Reader<'_> {
         if !self.nodes.insert(page.get()) {
             return Err(Fault::new(Code::RadixShared).found(at).expected("a page with one parent"));
         }
-        self.memory.read(at, to).map_err(|error| match error {
-            MemError::Outside { .. } => outside(),
-            error => error.into(),
+        self.memory.read(at, to).map_err(|error| {
+            self.nodes.remove(page.get());
+            match error {
+                MemError::Outside { .. } => outside(),
+                error => error.into(),
+            }
         })
+    }
+
+    /// Something cannot be read: the end, or left out.
+    fn broken(&mut self, fault: Fault) -> Result<(), Fault> {
+        if self.strict {
+            return Err(fault);
+        }
+        self.broken.get_or_insert(fault);
+        Ok(())
     }
 
     /// Takes over the bits of a leaf, the keys from `first` on.
@@ -277,10 +307,8 @@ impl Reader<'_> {
             let bad = if key < 64 { self.first_word(bits) } else { self.word(key, bits) };
             if let Some(bad) = bad {
                 let expected = format!("keys of blocks below page {:#x}, of order {} at most", Pfn::LIMIT, Order::MAX);
-                return Err(Fault::new(Code::RadixKey)
-                    .address(at.get())
-                    .found(format_args!("{bad:#x}"))
-                    .expected(expected));
+                let fault = Fault::new(Code::RadixKey).address(at.get());
+                self.broken(fault.found(format_args!("{bad:#x}")).expected(expected))?;
             }
         }
         Ok(())

@@ -215,6 +215,12 @@ impl Findings {
         }
     }
 
+    /// Forgets what was found of other codes, and those that were counted only.
+    pub(crate) fn retain(&mut self, keep: impl Fn(Code) -> bool) {
+        let kept = core::mem::take(self).kept;
+        kept.into_iter().filter(|finding| keep(finding.fault.code)).for_each(|f| self.add(&f.node, f.fault));
+    }
+
     /// The findings that were kept, in the order in which they were found.
     #[must_use]
     pub fn kept(&self) -> &[Finding] {

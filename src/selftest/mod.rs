@@ -68,8 +68,8 @@ impl<M: Memory> Check<M> for SelfTestNode {
         let at = node.blob_range().start().get();
         let bytes = node.blob(BLOB_LIMIT)?;
         let stated = read_blob(&bytes).map_err(|fault| fault.address(at))?;
-        let area = node.area(&stated.info).map_err(|fault| fault.within(FOLIOS_INFO))?;
-        let folios = read_folios(node, &area, stated.count.into())?;
+        let area = node.area(&stated.info).map_err(|fault| fault.within(FOLIOS_INFO).address(at))?;
+        let folios = read_folios(node, &area, stated.count.into()).map_err(|fault| fault.address(at))?;
         // Only then: a folio that the array names a thousand times is not to be summed a thousand times.
         for (number, folio) in folios.iter().enumerate() {
             node.try_claim(*folio).map_err(|fault| fault.within(&format!("folios[{number}]")))?;

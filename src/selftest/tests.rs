@@ -193,7 +193,10 @@ fn arrays_that_lie() {
         fault(Says { nr_folios: 2, ..FINE }),
         "owned-twice: folios[1] at 0x100000: 0x100000..0x102000, of which /node owns a page"
     );
-    assert_eq!(fault(Says { nr_folios: 513, ..FINE }), "too-large: folios_info.count: found 513, expected at most 512");
+    assert_eq!(
+        fault(Says { nr_folios: 513, ..FINE }),
+        "too-large: folios_info.count at 0x104000: found 513, expected at most 512"
+    );
     // What is behind the array is zero: no folio.
     assert!(read(&Says { nr_folios: 512, ..FINE }).1[0].starts_with("not-preserved: folios_info.folios[2].address"));
 }
@@ -204,9 +207,9 @@ fn descriptors_that_lie() {
     let size = info(|bytes| bytes.truncate(15));
     assert!(size.starts_with("property-size: folios_info at offset"), "{size}");
     assert!(size.ends_with("found 15, expected 16"), "{size}");
-    assert_eq!(info(|bytes| bytes[8] = 2), "vmalloc-pages: folios_info.total_pages: found 2, expected 1");
+    assert_eq!(info(|bytes| bytes[8] = 2), "vmalloc-pages: folios_info.total_pages at 0x104000: found 2, expected 1");
     let none = info(|bytes| bytes[8] = 0);
-    assert_eq!(none, "vmalloc-pages: folios_info.total_pages: found 0, expected a nonzero multiple of 1");
+    assert_eq!(none, "vmalloc-pages: folios_info.total_pages at 0x104000: found 0, expected a nonzero multiple of 1");
     assert!(info(|bytes| bytes[12] = 4).starts_with("vmalloc-flags: folios_info"), "flags");
     assert!(info(|bytes| bytes[14] = 47).starts_with("too-large: folios_info.order"), "order");
     assert!(info(|bytes| bytes[0] = 8).starts_with("unaligned: folios_info"), "first chunk");

@@ -134,6 +134,13 @@ impl Area {
         u64::from(self.total_pages()) << geometry.page_shift()
     }
 
+    /// Where the byte at that offset of the array is.
+    pub(crate) fn place(&self, offset: u64, geometry: Geometry) -> Option<PhysAddr> {
+        let size = self.order.bytes(geometry);
+        let block = self.blocks.get(usize_of(offset.checked_div(size)?))?;
+        block.addr(geometry).checked_add(offset.checked_rem(size)?)
+    }
+
     /// Writes the chunks that describe this area. A chunk that fills exactly is followed by an empty one, as Linux has
     /// it. On error nothing stays allocated.
     ///

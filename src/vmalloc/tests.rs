@@ -274,7 +274,7 @@ fn a_chunk_of_another_list() {
     Area::load(&ram, &descriptor, &mut taken).unwrap();
     assert_eq!(taken.iter().collect::<Vec<_>>(), [0x10, 0x11]);
     let fault = Area::load(&ram, &descriptor, &mut taken).unwrap_err();
-    assert_eq!(fault.to_string(), "owned-twice: first: found 0x10000, expected a page that no other list has");
+    assert_eq!(fault.to_string(), "owned-twice: first: found 0x10000, expected a page that nothing else has");
 }
 
 #[test]

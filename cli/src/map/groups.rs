@@ -131,10 +131,13 @@ pub(crate) fn names(map: &Map, stretch: &Stretch, most: usize) -> String {
     owners.map(|owner| cut(&name(owner), most)).collect::<Vec<_>>().join(" and ")
 }
 
+/// Bytes of an owner.
+pub(crate) type Part = (Paint, u64);
+
 /// A cell of a picture: what it is made of, bytes of each.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cell {
-    pub(crate) parts: Vec<(Paint, u64)>,
+    pub(crate) parts: Vec<Part>,
     /// The place of the first stretch in it, and of how many there are.
     pub(crate) first: usize,
     pub(crate) count: usize,

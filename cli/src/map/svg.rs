@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use kho::inspect::{Decoded, Map};
 
-use super::groups::{Cell, Groups, Paint, cells, cut, held, names, round_span, span};
+use super::groups::{Cell, Groups, Paint, Part, cells, cut, held, names, round_span, span};
 use super::rows::{COLUMNS, Line, Rows, rows};
 use crate::source::count;
 use crate::units::size;
@@ -90,7 +90,7 @@ impl Row {
 struct Picture<'a> {
     map: &'a Map,
     groups: &'a Groups,
-    /// Whether each cell says who is in it.
+    /// Whether each cell says all that is in it.
     words: bool,
     text: String,
 }
@@ -253,9 +253,13 @@ impl Picture<'_> {
         let all = row.bytes.max(1) as f64;
         let mut bottom = row.height as f64;
         // An overlap is never lost among others.
-        let (red, rest): (Vec<_>, Vec<_>) = cell.parts.iter().partition(|part| part.0 == Paint::Overlap);
-        let shown = red.iter().chain(rest.iter().take(3));
-        for (paint, bytes) in shown {
+        let (red, mut rest): (Vec<Part>, Vec<Part>) = cell.parts.iter().partition(|part| part.0 == Paint::Overlap);
+        let most = if self.words { 3 } else { 2 };
+        if rest.len() > most {
+            let others: u64 = rest.drain(most - 1..).map(|part| part.1).sum();
+            rest.push((Paint::Others, others));
+        }
+        for (paint, bytes) in red.iter().chain(&rest) {
             let least = 2.5_f64.min(bottom);
             let height = (*bytes as f64 / all * row.height as f64).clamp(least, bottom);
             if height <= 0.0 {
@@ -280,18 +284,20 @@ impl Picture<'_> {
         let most = 60;
         let inside = self.map.ranges.iter().skip(cell.first).take(cell.count);
         let (start, end) = (row.at(first), row.at(first + 1));
-        if cell.count == 1 || !self.words {
+        if cell.count == 1 {
             let stretch = &self.map.ranges[cell.first];
             let end = stretch.address.saturating_add(stretch.size);
-            let _ = write!(self.text, "{:#x}..{end:#x}, {}", stretch.address, size(stretch.size));
-            if self.words {
-                let _ = write!(self.text, ": {}", escape(&names(self.map, stretch, most)));
-            } else if cell.count > 1 {
-                let _ = write!(self.text, " and {} more", cell.count - 1);
-            }
+            let names = match stretch.owners.len() {
+                several @ 2.. if !self.words => format!("{several} owners"),
+                _ => escape(&names(self.map, stretch, if self.words { most } else { 16 })),
+            };
+            let _ = write!(self.text, "{:#x}..{end:#x}, {}: {names}", stretch.address, size(stretch.size));
             return;
         }
         let _ = write!(self.text, "{start:#x}..{end:#x}, {} of {}", size(cell.bytes()), size(row.bytes));
+        if !self.words {
+            return;
+        }
         for stretch in inside.take(3) {
             let names = escape(&names(self.map, stretch, most));
             let _ = write!(self.text, "\n{:#x} {}: {names}", stretch.address, size(stretch.size));
