@@ -8,6 +8,7 @@ mod tests;
 
 use alloc::string::String;
 
+#[cfg(feature = "write")]
 use zerocopy::IntoBytes as _;
 use zerocopy::little_endian::U32;
 
