@@ -310,3 +310,38 @@ fn a_memfd_that_was_never_preserved_is_not_read() {
     assert!(!not.is_empty() && not[0]["why"].as_str().unwrap().starts_with("outside: at 0x"), "{told}");
     assert_eq!(names(&dir.path().join("out")).len(), 5 - not.len(), "no temporary file stays");
 }
+
+#[test]
+fn a_large_file_is_written_beside_the_reading() {
+    use std::os::unix::fs::FileExt as _;
+
+    use rustix::fs::{MemfdFlags, memfd_create};
+    let file = File::from(memfd_create("large", MemfdFlags::CLOEXEC).unwrap());
+    let size = (9 << 20) + 5;
+    file.set_len(size).unwrap();
+    // What is not zero begins and ends where buffers do, and in the middle of blocks.
+    for (at, len) in
+        [(0, 1), (4095, 2), ((256 << 10) - 1, 2), (1 << 20, 3 << 20), ((5 << 20) + 100, 70_000), (size - 1, 1)]
+    {
+        file.write_all_at(&vec![0xa5; len], at).unwrap();
+    }
+    let mut outgoing = Outgoing::new(Bundle::new(64 << 20).unwrap());
+    outgoing.preserve("file", &ByPages { file: file.as_fd(), order: Order::ZERO }).unwrap();
+    let handover = Handover::of(outgoing, Vec::new());
+    let opened = Opened::open(handover.path(), &Options::default()).unwrap();
+    let item = opened.find(b"file").unwrap();
+    let mut wanted = vec![0; size as usize];
+    file.read_exact_at(&mut wanted, 0).unwrap();
+    let path = handover.dir.path().join("out");
+    let done = opened.extract(&item, &File::create_new(&path).unwrap()).unwrap();
+    assert!(std::fs::read(&path).unwrap() == wanted);
+    let full = wanted.chunks(4096).filter(|block| block.iter().any(|&byte| byte != 0)).map(<[u8]>::len).sum::<usize>();
+    assert_eq!((done.bytes, done.holes), (size, size - full as u64));
+    let mut streamed = Vec::new();
+    assert_eq!(opened.stream(&item, &mut streamed).unwrap(), done);
+    assert!(streamed == wanted);
+    // A file that cannot be written: why not, and where.
+    let fault = opened.extract(&item, &File::open(&path).unwrap()).unwrap_err();
+    assert_eq!((fault.code(), fault.at().offset), (Code::Io, Some(0)));
+    assert!(fault.found_text().contains("Bad file descriptor"), "{fault}");
+}

@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
 
 use super::content::{Content, Memfd};
 use super::view::{Decoded, Node};
@@ -24,6 +26,10 @@ use crate::text::Name;
 
 /// Bytes that are copied at a time: fits a cache, and is few system calls for a megabyte.
 const PIECE: usize = 256 << 10;
+/// Buffers on their way between the two threads of a large copy.
+const BUFFERS: usize = 4;
+/// From this size on, in bytes, a thread is worth it.
+const LARGE: u64 = 4 << 20;
 /// What is zero in units of this becomes a hole: the smallest page of any file system that matters.
 const BLOCK: usize = 4096;
 
@@ -319,7 +325,11 @@ impl Opened {
     /// [`Code::Refused`] for what cannot be taken out, [`Code::NotPreserved`] and [`Code::Outside`] for what is not
     /// there, [`Code::Io`] when the memory cannot be read or the file not be written. What was written stays.
     pub fn extract(&self, item: &Item<'_>, to: &File) -> Result<Extracted, Fault> {
-        let done = self.copy(item, &mut |offset, bytes| to.write_all_at(bytes, offset))?;
+        let done = if item.size().is_some_and(|size| size >= LARGE) {
+            self.copy_beside(item, to)?
+        } else {
+            self.copy(item, &mut Here(&mut |offset, bytes| to.write_all_at(bytes, offset)))?
+        };
         to.set_len(done.bytes).map_err(|error| Fault::new(Code::Io).item("size").found(error))?;
         Ok(done)
     }
@@ -338,26 +348,55 @@ impl Opened {
             }
             Ok::<(), std::io::Error>(())
         };
-        let done = self.copy(item, &mut |offset, bytes| {
+        let mut write = |offset: u64, bytes: &[u8]| {
             zeros(to, &mut here, offset)?;
             here = here.saturating_add(u64_of(bytes.len()));
             to.write_all(bytes)
-        })?;
+        };
+        let done = self.copy(item, &mut Here(&mut write))?;
         zeros(to, &mut here, done.bytes)
             .and_then(|()| to.flush())
             .map_err(|error| Fault::new(Code::Io).found(error))?;
         Ok(done)
     }
 
-    /// Gives `write` what is not zero, by ascending offset.
-    fn copy(&self, item: &Item<'_>, write: Sink<'_>) -> Result<Extracted, Fault> {
+    /// Writes in a thread of its own: reading pages that lie scattered takes about as long as writing them.
+    fn copy_beside(&self, item: &Item<'_>, to: &File) -> Result<Extracted, Fault> {
+        let (full, filled) = mpsc::sync_channel::<(u64, Vec<u8>)>(BUFFERS);
+        let (empty, emptied) = mpsc::channel();
+        let writing = move || {
+            let mut written = 0_u64;
+            for (offset, bytes) in filled {
+                let now = write_blocks(offset, &bytes, &mut |offset, bytes| to.write_all_at(bytes, offset))?;
+                written = written.saturating_add(now);
+                // Nobody waits for the last ones.
+                let _ = empty.send(bytes);
+            }
+            Ok(written)
+        };
+        thread::scope(|scope| {
+            let Ok(writer) = thread::Builder::new().name("kho-extract".into()).spawn_scoped(scope, writing) else {
+                return self.copy(item, &mut Here(&mut |offset, bytes| to.write_all_at(bytes, offset)));
+            };
+            let mut beside = Beside { full, emptied, buffers: 1 };
+            let copied = self.copy(item, &mut beside);
+            drop(beside);
+            // Why it could not write says more than that it has ended.
+            let written =
+                writer.join().unwrap_or_else(|_| Err(Fault::new(Code::Io).offset(0).found("the writer panicked")))?;
+            copied.map(|done| Extracted { holes: done.bytes.saturating_sub(written), ..done })
+        })
+    }
+
+    /// Gives what there is to `sink`, by ascending offset.
+    fn copy(&self, item: &Item<'_>, sink: &mut dyn Sink) -> Result<Extracted, Fault> {
         let body = item.body.as_ref().map_err(|why| Fault::new(Code::Refused).found(why))?;
         let Some((image, tree)) = &self.memory else {
             return Err(Fault::new(Code::Refused).found("no memory, or no tree that says what of it is preserved"));
         };
         let bytes = item.size().unwrap_or(0);
-        let mut copy =
-            Copy { image, tree, data: BTreeMap::new(), buffer: vec![0; PIECE], held: 0, offset: 0, written: 0, write };
+        let buffer = vec![0; PIECE];
+        let mut copy = Copy { image, tree, data: BTreeMap::new(), buffer, held: 0, offset: 0, written: 0, sink };
         body.runs(image, tree.geometry(), &mut |run| copy.run(run))?;
         copy.flush()?;
         Ok(Extracted { bytes, holes: bytes.saturating_sub(copy.written) })
@@ -429,7 +468,69 @@ impl Body<'_> {
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 /// Takes bytes and their offset.
-type Sink<'a> = &'a mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>;
+type Writing<'a> = dyn FnMut(u64, &[u8]) -> std::io::Result<()> + 'a;
+
+/// What becomes of a buffer that is full.
+trait Sink {
+    /// Takes bytes and their offset, and gives a buffer for the next ones; how many of them were written, if that is
+    /// known yet.
+    fn take(&mut self, offset: u64, bytes: Vec<u8>) -> Result<(Vec<u8>, u64), Fault>;
+}
+
+/// Writes at once.
+struct Here<'a>(&'a mut Writing<'a>);
+
+impl Sink for Here<'_> {
+    fn take(&mut self, offset: u64, bytes: Vec<u8>) -> Result<(Vec<u8>, u64), Fault> {
+        let written = write_blocks(offset, &bytes, self.0)?;
+        Ok((bytes, written))
+    }
+}
+
+/// Leaves it to another thread.
+struct Beside {
+    full: mpsc::SyncSender<(u64, Vec<u8>)>,
+    emptied: mpsc::Receiver<Vec<u8>>,
+    buffers: usize,
+}
+
+impl Sink for Beside {
+    fn take(&mut self, offset: u64, bytes: Vec<u8>) -> Result<(Vec<u8>, u64), Fault> {
+        let ended = || Fault::new(Code::Io).offset(offset).found("the writer has ended");
+        self.full.send((offset, bytes)).map_err(|_| ended())?;
+        if self.buffers < BUFFERS {
+            self.buffers = self.buffers.saturating_add(1);
+            return Ok((Vec::new(), 0));
+        }
+        Ok((self.emptied.recv().map_err(|_| ended())?, 0))
+    }
+}
+
+/// Writes what of these bytes is not zero, by whole blocks of the file; how many.
+fn write_blocks(offset: u64, bytes: &[u8], write: &mut Writing<'_>) -> Result<u64, Fault> {
+    let (mut here, mut from, mut written) = (offset, offset, 0_u64);
+    let (mut rest, mut full) = (bytes, bytes);
+    // Blocks of the file, not of the buffer.
+    let mut size = BLOCK.saturating_sub(usize_of(offset) % BLOCK);
+    loop {
+        let (block, later) = rest.split_at(size.min(rest.len()));
+        if block.is_empty() || block == ZEROS.get(..block.len()).unwrap_or_default() {
+            // What is full ends here.
+            let (now, _) = full.split_at(usize_of(here.saturating_sub(from)).min(full.len()));
+            if !now.is_empty() {
+                write(from, now).map_err(|error| Fault::new(Code::Io).offset(from).found(error))?;
+                written = written.saturating_add(u64_of(now.len()));
+            }
+            if block.is_empty() {
+                return Ok(written);
+            }
+            from = here.saturating_add(u64_of(block.len()));
+            full = later;
+        }
+        here = here.saturating_add(u64_of(block.len()));
+        (rest, size) = (later, BLOCK);
+    }
+}
 
 /// A copy that is going on.
 struct Copy<'a> {
@@ -443,7 +544,7 @@ struct Copy<'a> {
     /// Where they go.
     offset: u64,
     written: u64,
-    write: Sink<'a>,
+    sink: &'a mut dyn Sink,
 }
 
 impl Copy<'_> {
@@ -510,34 +611,16 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Writes what is in the buffer and not zero.
+    /// Passes on what is in the buffer.
     fn flush(&mut self) -> Result<(), Fault> {
-        let mut rest = self.buffer.get(..self.held).unwrap_or_default();
-        let (mut offset, mut from) = (self.offset, self.offset);
-        // Blocks of the file, not of the buffer.
-        let mut size = BLOCK.saturating_sub(usize_of(offset) % BLOCK);
-        let mut full = rest;
-        loop {
-            let (block, later) = rest.split_at(size.min(rest.len()));
-            let zero = block == ZEROS.get(..block.len()).unwrap_or_default();
-            if zero || block.is_empty() {
-                // What is full ends here; an empty block is the end.
-                let len = usize_of(offset.saturating_sub(from));
-                let (now, _) = full.split_at(len.min(full.len()));
-                if !now.is_empty() {
-                    (self.write)(from, now).map_err(|error| Fault::new(Code::Io).offset(from).found(error))?;
-                    self.written = self.written.saturating_add(u64_of(now.len()));
-                }
-                from = offset.saturating_add(u64_of(block.len()));
-                full = later;
-            }
-            if block.is_empty() {
-                break;
-            }
-            offset = offset.saturating_add(u64_of(block.len()));
-            (rest, size) = (later, BLOCK);
+        if self.held > 0 {
+            self.buffer.truncate(self.held);
+            let (buffer, written) = self.sink.take(self.offset, core::mem::take(&mut self.buffer))?;
+            self.buffer = buffer;
+            self.buffer.resize(PIECE, 0);
+            self.held = 0;
+            self.written = self.written.saturating_add(written);
         }
-        self.held = 0;
         Ok(())
     }
 }

@@ -52,8 +52,8 @@ pub use view::{
 };
 
 /// What is to be known of a tree that makes no sense.
-const OVERWRITTEN: &str = "just that, if this is the memory of the next kernel: the pages of the tree are not preserved, \
-                           and once it has booted they are its own; or if the page size is another one";
+const OVERWRITTEN: &str = "in the memory of the next kernel a tree that is none is as expected: its pages are not \
+                           preserved, and are used again once that kernel has booted";
 /// Linux's list of what is at which physical address.
 const IOMEM: &str = "/proc/iomem";
 /// The memory of the running kernel.
@@ -348,9 +348,7 @@ fn check_tree(fdt: &Fdt<'_>, root: PhysAddr, tree: Option<&Tree>, findings: &mut
     let mut of_root = Findings::default();
     check_root(fdt, &mut of_root);
     if of_root.is_empty() && !tree.is_some_and(held) {
-        let fault = Fault::new(Code::Stale).item(kho::PRESERVED_MEMORY_MAP);
-        let fault = fault.found("a tree that cannot be read, or that does not preserve the root FDT");
-        findings.add("/", fault.expected(OVERWRITTEN));
+        findings.add("/", Fault::new(Code::Stale).item(kho::PRESERVED_MEMORY_MAP).found(OVERWRITTEN));
     }
 }
 
