@@ -30,6 +30,8 @@ const PIECE: usize = 256 << 10;
 const BUFFERS: usize = 4;
 /// From this size on, in bytes, a thread is worth it.
 const LARGE: u64 = 4 << 20;
+/// Holes are asked for from multiples of this on, in bytes.
+const WINDOW: u64 = 1 << 30;
 /// What is zero in units of this becomes a hole: the smallest page of any file system that matters.
 const BLOCK: usize = 4096;
 
@@ -576,21 +578,18 @@ impl Copy<'_> {
     }
 
     /// The first bytes from there on that the file has. What the system said is remembered: folios are many, and to
-    /// find the end of what is there it may have to look at each page of it.
+    /// find the end of what is there it may have to look at each page of it. For the same reason it is asked from some
+    /// way before: of folios in no order, each could be just below what is known.
     fn data_from(&mut self, at: PhysAddr) -> Option<PhysRange> {
-        let known = self.data.range(..=at).next_back().filter(|(_, end)| at < **end);
-        let (start, end) = match known {
-            Some((start, end)) => (*start, *end),
-            None => {
-                let found = self.image.next_data(at)?;
-                // The same, seen from further behind.
-                while let Some((&start, _)) = self.data.range(found.start()..found.end()).next() {
-                    self.data.remove(&start);
-                }
-                self.data.insert(found.start(), found.end());
-                (found.start(), found.end())
-            }
-        };
+        let known = self.data.range(..=at).next_back().map(|(start, end)| (*start, *end));
+        let (mut start, mut end) = known.unwrap_or_default();
+        let mut from = end.max(PhysAddr::new(at.get() & !WINDOW.wrapping_sub(1)));
+        while end <= at {
+            let found = self.image.next_data(from)?;
+            (start, end) = (found.start(), found.end());
+            self.data.insert(start, end);
+            from = end;
+        }
         PhysRange::new(start, end.get().saturating_sub(start.get()))
     }
 
