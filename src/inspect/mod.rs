@@ -20,6 +20,7 @@
 //! ```
 
 mod content;
+mod copy;
 mod debugfs;
 mod extract;
 mod find;
