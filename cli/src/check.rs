@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use kho::inspect::{Decoded, NotShown, Problem, SourceKind};
 use serde::Serialize;
 
-use crate::source::{BOLD, Source, clean, findings, head, not_there, paint, print, print_json, verdict};
+use crate::source::{BOLD, Source, clean, findings, head, is_handover, not_there, paint, print, print_json, verdict};
 
 /// Arguments of `kho check`.
 #[derive(clap::Args)]
@@ -65,7 +65,7 @@ pub(crate) struct Report<'a> {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     match args.source.decode() {
-        Ok(decoded) if !decoded.root.is_handover => {
+        Ok(decoded) if !is_handover(&decoded) => {
             let list = clean(&decoded.root.compatible.join(", "));
             let name = args.source.name();
             Err(format!(
@@ -120,5 +120,5 @@ fn report(args: &Args, decoded: &Decoded) -> std::io::Result<()> {
 
 /// Whether the memory is not there.
 fn alone(decoded: &Decoded) -> bool {
-    matches!(decoded.source.kind, SourceKind::DeviceTree)
+    matches!(decoded.source.kind, SourceKind::DeviceTree | SourceKind::Debugfs)
 }

@@ -12,7 +12,8 @@ use kho::text::Name;
 
 use crate::check::broken;
 use crate::source::{
-    BOLD, DIM, Source, clean, count, findings, head, node_verdict, not_there, paint, print, print_json, verdict,
+    BOLD, DIM, Source, clean, count, findings, head, is_handover, node_verdict, not_there, paint, print, print_json,
+    verdict,
 };
 use crate::units::size;
 
@@ -80,7 +81,7 @@ const LINES: usize = 12;
 
 fn tree(decoded: &Decoded, name: &str) -> String {
     let mut text = format!("{}\n{}", paint(BOLD, name), head(decoded));
-    if !decoded.root.is_handover {
+    if !is_handover(decoded) {
         text.push_str("\nThis is not the root of a handover: its compatible has no kho-vN. As source:\n\n");
         let _ = decoded.print_dts(&mut text);
         return text;
@@ -95,7 +96,7 @@ fn tree(decoded: &Decoded, name: &str) -> String {
         let layout = format!("{:<layouts$}", layout(node));
         let blob =
             node.blob.as_ref().map_or("no blob".into(), |blob| format!("{:>4} B at {:#x}", blob.size, blob.address));
-        let _ = write!(text, "{}  {layout}  {}  {blob}", paint(BOLD, title), node_verdict(node.verdict));
+        let _ = write!(text, "{}  {layout}  {}  {blob}", paint(BOLD, title), node_verdict(node));
         if let Some(owned) = node.owned.filter(|owned| *owned > 0) {
             let _ = write!(text, ", owns {}", size(owned));
         }
@@ -175,6 +176,17 @@ fn content(text: &mut String, node: &Node) {
         Some(Content::Array { bytes, blocks }) => {
             let orders = by_order(blocks.iter().map(|block| block.1));
             line(format!("array of {} in {}: {orders}", size(*bytes), count(blocks.len() as u64, "block")));
+        }
+        Some(Content::LuoHead { number, sessions, flbs }) => {
+            let at = |at: &u64| if *at == 0 { "none".into() } else { format!("at {at:#x}") };
+            line(format!("live update {number}: sessions {}, FLBs {}", at(sessions), at(flbs)));
+            if *sessions == 0 {
+                line("Linux writes its sessions when it freezes, at the end".into());
+            }
+        }
+        Some(Content::KhoTestHead { csum, folios, first }) => {
+            let folios = count(u64::from(*folios), "folio");
+            line(format!("{folios}, named by an array at {first:#x}; checksum {csum:#010x}, not verified"));
         }
         Some(Content::Bytes { first_bytes }) => hex(first_bytes, &mut line),
         Some(_) => line("see --format json".into()),

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod dump;
+mod extract;
 mod kexec;
 mod luo;
 mod map;
@@ -31,6 +32,7 @@ Examples:
   kho dump out/arena.img            what is in it
   kho map vmcore -o map.svg         its memory, and who owns what
   kho check vmcore                  everything that is wrong with what a machine handed over
+  kho extract vmcore --all files    every memfd of every session as a file
   kho luo preflight 7 8             whether Linux would keep these files over a kexec
 
 Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
@@ -43,6 +45,8 @@ enum Command {
     Dump(dump::Args),
     /// Check a handover as a successor would, and list everything that is wrong
     Check(check::Args),
+    /// Take the bytes of what is handed over out of it: memfds, reserved memory, arrays
+    Extract(extract::Args),
     /// Draw physical memory and who owns it
     Map(map::Args),
     /// Print the JSON Schema of what dump, check or map print as JSON
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Extract(args) => extract::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Luo(args) => luo::run(&args),

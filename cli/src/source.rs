@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
-use kho::inspect::{self, Decoded, FoundBy, NotShown, Options, PageSizeBy, Problem, SourceKind};
+use kho::inspect::{Decoded, FoundBy, NotShown, Opened, Options, PageSizeBy, Problem, SourceKind};
 use kho::mem::{Geometry, PhysAddr, PhysRange};
 use kho::report::{Code, Severity};
 
@@ -16,7 +16,8 @@ use crate::units::{parse_range, parse_size, size};
 /// What is looked at.
 #[derive(clap::Args)]
 pub(crate) struct Source {
-    /// A device tree (.dtb), an arena, an ELF core (a dump of QEMU, /proc/vmcore), or raw memory
+    /// An ELF core (a dump of QEMU, /proc/vmcore, /proc/kcore), an arena, a device tree (.dtb), a copy of
+    /// /sys/kernel/debug/kho, /dev/mem, or raw memory
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Physical address of the root FDT; without it, all pages are searched
@@ -28,6 +29,12 @@ pub(crate) struct Source {
     /// FILE is raw memory, and its first byte is at this physical address
     #[arg(long, value_name = "ADDR", value_parser = parse_size)]
     base: Option<u64>,
+    /// Bytes of FILE before the raw memory
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value = "0", requires = "base")]
+    offset: u64,
+    /// The memory may change meanwhile: read it until two readings are the same (/proc/kcore and /dev/mem always are)
+    #[arg(long)]
+    live: bool,
     /// Scratch of the machine, which the handover does not name: a range, or a copy of its debugfs kho/out with
     /// scratch_phys and scratch_len; may be given more than once
     #[arg(long, value_name = "START+SIZE|DIR", value_parser = parse_scratch)]
@@ -69,12 +76,17 @@ enum Pages {
 
 impl Source {
     pub(crate) fn decode(&self) -> Result<Decoded, NotShown> {
-        self.open(false)
+        self.opened(false).map(|opened| opened.decoded)
+    }
+
+    /// What is in it, and the memory.
+    pub(crate) fn open(&self) -> Result<Opened, NotShown> {
+        self.opened(false)
     }
 
     /// As [`Source::decode`], and who owns what.
     pub(crate) fn decode_with_map(&self) -> Result<Decoded, NotShown> {
-        self.open(true)
+        self.opened(true).map(|opened| opened.decoded)
     }
 
     /// Refuses to write over what is looked at.
@@ -86,7 +98,7 @@ impl Source {
         }
     }
 
-    fn open(&self, map: bool) -> Result<Decoded, NotShown> {
+    fn opened(&self, map: bool) -> Result<Opened, NotShown> {
         let geometry = self.page_size.map(|pages| match pages {
             Pages::K4 => Geometry::K4,
             Pages::K16 => Geometry::K16,
@@ -94,8 +106,8 @@ impl Source {
         });
         let (fdt, base) = (self.fdt.map(PhysAddr::new), self.base.map(PhysAddr::new));
         let scratch = self.scratch.iter().flat_map(|ranges| ranges.iter().copied()).collect();
-        let options = Options { fdt, geometry, base, scratch, map };
-        inspect::open(&self.file, &options)
+        let options = Options { fdt, geometry, base, offset: self.offset, live: self.live, scratch, map };
+        Opened::open(&self.file, &options)
     }
 
     /// The name of the file, for people.
@@ -166,6 +178,11 @@ pub(crate) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
+/// Whether it is a handover, or what is known of one; else a device tree of something else.
+pub(crate) fn is_handover(decoded: &Decoded) -> bool {
+    decoded.root.is_handover || decoded.source.kind == SourceKind::Debugfs
+}
+
 /// What the file is and where its root is, in two or three lines.
 pub(crate) fn head(decoded: &Decoded) -> String {
     let mut text = String::new();
@@ -175,6 +192,7 @@ pub(crate) fn head(decoded: &Decoded) -> String {
         SourceKind::Arena => "arena",
         SourceKind::Core => "ELF core",
         SourceKind::Raw => "raw memory",
+        SourceKind::Debugfs => "copy of debugfs kho",
         _ => "file",
     };
     let _ = write!(text, "{:<10} {kind}, {}", "source", size(source.bytes));
@@ -185,11 +203,17 @@ pub(crate) fn head(decoded: &Decoded) -> String {
         let by = match page.by {
             PageSizeBy::Header => "as its header says",
             PageSizeBy::Option => "as --page-size says",
+            PageSizeBy::Tree => "with them its tree preserves its root",
             PageSizeBy::Guess => "guessed; --page-size if that is wrong",
         };
         let _ = write!(text, ", pages of {} ({by})", size(page.bytes));
     }
     let root = &decoded.root;
+    if root.found_by == FoundBy::Missing {
+        text.push_str("\nroot FDT   none is there\n");
+        scratch(&mut text, decoded);
+        return text;
+    }
     let list = clean(&root.compatible.join(", "));
     let _ = write!(text, "\n{:<10} ", "root FDT");
     if let Some(address) = root.address {
@@ -200,9 +224,10 @@ pub(crate) fn head(decoded: &Decoded) -> String {
         FoundBy::Header => text.push_str(" (the header of the arena names it)"),
         FoundBy::Option => text.push_str(" (--fdt names it)"),
         FoundBy::Search => text.push_str(" (found by search)"),
-        FoundBy::File => {}
+        _ => {}
     }
     text.push('\n');
+    scratch(&mut text, decoded);
     for other in &decoded.candidates {
         let verdict = other.errors.map_or("its tree cannot be read".into(), |errors| count(errors, "error"));
         let _ =
@@ -227,6 +252,14 @@ pub(crate) fn head(decoded: &Decoded) -> String {
         let _ = writeln!(text, "{}", orders.collect::<Vec<_>>().join(", "));
     }
     text
+}
+
+fn scratch(text: &mut String, decoded: &Decoded) {
+    for (number, range) in decoded.scratch.iter().enumerate() {
+        let title = if number == 0 { "scratch" } else { "" };
+        let end = range.address.saturating_add(range.size);
+        let _ = writeln!(text, "{title:<10} {:#x}..{end:#x}, {}", range.address, size(range.size));
+    }
 }
 
 /// What was found wrong: one line each, and how many were not kept.
@@ -257,6 +290,9 @@ pub(crate) fn severe(severity: Severity, text: &str) -> String {
 /// What was not looked into, because it is not there.
 pub(crate) fn not_there(decoded: &Decoded) -> &'static str {
     match decoded.source.kind {
+        SourceKind::Debugfs => {
+            "what debugfs exports: the memory that it names is not here, so nothing in that was checked\n"
+        }
         SourceKind::DeviceTree => {
             "the root FDT alone: the memory that it names is not here, so nothing in that was checked\n"
         }
@@ -274,9 +310,10 @@ pub(crate) fn verdict(errors: u64, warnings: u64) -> String {
     }
 }
 
-pub(crate) fn node_verdict(verdict: Option<kho::handover::Verdict>) -> String {
+pub(crate) fn node_verdict(node: &kho::inspect::Node) -> String {
     use kho::handover::Verdict;
-    match verdict {
+    match node.verdict {
+        None if node.content.is_some() => paint(DIM, "unproven"),
         None => paint(DIM, "not read"),
         Some(Verdict::Fine) => paint(GREEN, "fine    "),
         Some(Verdict::Refused) => paint(RED, "refused "),

@@ -29,7 +29,7 @@ fn a_frozen_machine_as_another_decoder_found_it() {
     assert_eq!(decoded["root"]["compatible"], json!([expected["compatible"]]));
     assert_eq!(decoded["root"]["preserved_memory_map"], expected["memory_map"]);
     assert_eq!(decoded["root"]["found_by"], "search");
-    assert_eq!(decoded["page_size"], json!({"bytes": 4096, "by": "guess"}));
+    assert_eq!(decoded["page_size"], json!({"bytes": 4096, "by": "tree"}));
     let subtrees = expected["subtrees"].as_object().unwrap();
     assert_eq!(decoded["nodes"].as_array().unwrap().len(), subtrees.len());
     for (name, wanted) in subtrees {

@@ -33,6 +33,8 @@ pub mod dts;
 mod edit;
 mod names;
 mod read;
+#[cfg(all(feature = "std", feature = "serde"))]
+mod salvage;
 mod values;
 #[cfg(feature = "write")]
 mod write;
@@ -42,6 +44,8 @@ mod tests;
 
 pub(crate) use check::total_size;
 pub use read::{Children, Event, Fdt, Node, Properties, Property, Reservations, Walk};
+#[cfg(all(feature = "std", feature = "serde"))]
+pub(crate) use salvage::salvage;
 pub use values::{MemRanges, Strings};
 #[cfg(feature = "write")]
 pub use write::Builder;

@@ -102,6 +102,8 @@ impl Owners {
             Some([only]) => only.claims.as_mut_slice(),
             Some(parts) => {
                 self.merged.clear();
+                // Exactly: of a million claims the rest of a doubling would be megabytes.
+                self.merged.reserve_exact(parts.iter().map(|part| part.claims.len()).sum());
                 parts.iter().for_each(|part| self.merged.extend_from_slice(&part.claims));
                 self.merged.as_mut_slice()
             }
@@ -111,7 +113,7 @@ impl Owners {
         let backwards = claims.iter().rev().zip(claims.iter().rev().skip(1));
         let sorted = backwards.take_while(|(next, before)| before <= next).count().saturating_add(1);
         let (head, tail) = claims.split_at_mut(claims.len().saturating_sub(sorted));
-        head.sort_unstable();
+        sort(head);
         let (mut head, mut tail) = (head.iter().peekable(), tail.iter().peekable());
         let both = core::iter::from_fn(move || match (head.peek(), tail.peek()) {
             (Some(first), Some(second)) if second < first => tail.next(),
@@ -213,6 +215,18 @@ impl Owners {
             self.contested.push((self.owners.len().saturating_sub(1), Claim::new(block)));
         }
         fault
+    }
+}
+
+/// Sorts by address: many of them by their distance from the lowest, in half as many passes as by the whole number.
+fn sort(claims: &mut [Claim]) {
+    const ENOUGH: usize = 256;
+    let lowest = claims.iter().min().map_or(0, |claim| claim.0);
+    let short = |claim: &Claim| u32::try_from(claim.0.wrapping_sub(lowest)).ok();
+    if claims.len() >= ENOUGH && claims.iter().all(|claim| short(claim).is_some()) {
+        radsort::sort_by_key(claims, |claim| short(claim).unwrap_or(u32::MAX));
+    } else {
+        claims.sort_unstable();
     }
 }
 

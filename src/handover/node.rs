@@ -198,6 +198,11 @@ impl<'a, M: Memory> Node<'a, M> {
         Err(self.not_exactly(folio))
     }
 
+    /// As [`Node::try_claim`], of a block that the tree itself told.
+    pub(crate) fn claim_held(&mut self, folio: Folio) -> Result<(), Fault> {
+        if self.owners.take(folio) { Ok(()) } else { Err(self.owners.conflict(folio, self.tree.geometry())) }
+    }
+
     /// [`Node::try_claim`] of a page that is one structure, so that no list goes through it.
     pub(crate) fn claim_page(&mut self, page: Pfn) -> Result<(), Fault> {
         self.taken.insert(page.get());

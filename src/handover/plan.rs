@@ -164,6 +164,12 @@ impl<M: Memory + 'static> Plan<M> {
         self.tree.as_ref().map(|loaded| &loaded.tree)
     }
 
+    /// As [`Plan::tree`], and nothing else.
+    #[cfg(all(feature = "std", feature = "serde"))]
+    pub(crate) fn into_tree(self) -> Option<Tree> {
+        self.tree.map(|loaded| loaded.tree)
+    }
+
     /// The page numbers of the tree's own nodes.
     #[cfg(all(feature = "std", feature = "serde"))]
     pub(crate) fn tree_nodes(&self) -> Option<&Bits> {

@@ -68,6 +68,24 @@ pub enum Content {
         /// In the order of the array.
         blocks: Vec<(u64, u32)>,
     },
+    /// The head of Linux's sessions, when their memory is not there     luo-v5
+    LuoHead {
+        /// Which live update it is, 1 the first.
+        number: u64,
+        /// Physical address of the first block of sessions; 0 before the machine is frozen.
+        sessions: u64,
+        /// Physical address of the globals; 0 is none.
+        flbs: u64,
+    },
+    /// What the payload of Linux's test says of itself, when its memory is not there     kho-test-v1
+    KhoTestHead {
+        /// The checksum that it should have.
+        csum: u32,
+        /// How many folios.
+        folios: u32,
+        /// Physical address of the first chunk of the array that names them.
+        first: u64,
+    },
     /// What nobody here understands, or what could not be read.
     Bytes {
         /// At most 64 bytes, in hexadecimal.
@@ -91,8 +109,9 @@ pub struct Memfd {
 }
 
 impl Memfd {
-    pub(super) fn of(file: &memfd::Pages, geometry: Geometry) -> Self {
-        let folios = file.folios.iter().map(|&(folio, index)| {
+    /// By value: the list of folios, of which there may be millions, becomes the other in its place.
+    pub(super) fn of(file: memfd::Pages, geometry: Geometry) -> Self {
+        let folios = file.folios.into_iter().map(|(folio, index)| {
             let (address, order) = block(folio, geometry);
             (address, order, index)
         });
@@ -112,9 +131,9 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn of(session: &luo::Session, geometry: Geometry) -> Self {
-        let files = session.files.iter().map(|file| SessionFile::of(file, geometry));
-        Session { name: session.name.clone(), files: files.collect() }
+    pub(super) fn of(session: luo::Session, geometry: Geometry) -> Self {
+        let files = session.files.into_iter().map(|file| SessionFile::of(file, geometry));
+        Session { name: session.name, files: files.collect() }
     }
 }
 
@@ -134,12 +153,12 @@ pub struct SessionFile {
 }
 
 impl SessionFile {
-    fn of(file: &luo::File, geometry: Geometry) -> Self {
-        let memfd = match &file.content {
+    fn of(file: luo::File, geometry: Geometry) -> Self {
+        let memfd = match file.content {
             FileContent::Memfd(pages) => Some(Memfd::of(pages, geometry)),
             FileContent::Opaque => None,
         };
-        SessionFile { token: file.token, compatible: file.compatible.clone(), data: file.data, memfd }
+        SessionFile { token: file.token, compatible: file.compatible, data: file.data, memfd }
     }
 }
 

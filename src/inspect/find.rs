@@ -1,6 +1,9 @@
 //! Which device tree in memory is the root of the handover.
 
-use alloc::rc::Rc;
+use alloc::sync::Arc;
+use core::cell::RefCell;
+use core::hash::{Hash as _, Hasher as _};
+use std::hash::DefaultHasher;
 
 use super::show::{self, Seen};
 use super::view::{Candidate, PageSizeBy};
@@ -18,10 +21,15 @@ use crate::report::{Code, Fault};
 const TREES: usize = 4_096;
 pub(super) const ROOTS: usize = 16;
 
+/// A source that may change is read at most so often.
+pub(super) const READINGS: usize = 6;
+
 /// An image that several plans read, each with its own page size.
 pub(super) struct Shared {
-    image: Rc<Image>,
+    image: Arc<Image>,
     geometry: Geometry,
+    /// Of all that was read, and where; of a source that may change.
+    digest: Option<RefCell<DefaultHasher>>,
 }
 
 impl Memory for Shared {
@@ -38,7 +46,13 @@ impl Memory for Shared {
     }
 
     fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
-        self.image.read(at, to)
+        let read = self.image.read(at, to);
+        if let Some(digest) = &self.digest {
+            let mut digest = digest.borrow_mut();
+            (at.get(), read.is_ok()).hash(&mut *digest);
+            digest.write(to);
+        }
+        read
     }
 }
 
@@ -50,25 +64,79 @@ pub(super) fn is_root(fdt: &Fdt<'_>) -> bool {
     list.any(|compat| compat.name() == kho::COMPAT.name())
 }
 
-/// All roots in a memory of which nothing is known, by ascending address.
+/// What the search found.
+pub(super) struct Roots {
+    /// By ascending address.
+    pub(super) roots: Vec<PhysAddr>,
+    /// What could not be read, if anything.
+    pub(super) unread: Option<Fault>,
+}
+
+/// All roots in a memory of which nothing is known. What cannot be read is passed over.
 ///
 /// # Errors
-/// When a page cannot be read before any root is found.
-pub(super) fn roots(image: &Image) -> Result<Vec<PhysAddr>, Fault> {
+/// When no root is found and something could not be read: it may be there.
+pub(super) fn roots(image: &Image) -> Result<Roots, Fault> {
     let mut roots = Vec::new();
-    for at in image.find_fdt().take(TREES) {
+    let (mut trees, mut unread, mut first) = (0_usize, 0_u64, None);
+    for at in image.find_fdt() {
         match at {
             Ok(at) => {
                 let bytes = read_root(image, at).unwrap_or_default();
                 let root = Fdt::parse(&bytes)
                     .is_ok_and(|fdt| is_root(&fdt) && fdt.root().property(kho::PRESERVED_MEMORY_MAP).is_some());
                 roots.extend(root.then_some(at));
+                trees = trees.saturating_add(1);
+                if trees >= TREES {
+                    break;
+                }
             }
-            Err(error) if roots.is_empty() => return Err(error.into()),
-            Err(_) => break,
+            Err(error) => {
+                unread = unread.saturating_add(1);
+                first.get_or_insert(error);
+            }
         }
     }
-    Ok(roots)
+    let unread = first.map(|error| {
+        let MemError::Io { at, reason, .. } = &error else { return Fault::from(error) };
+        let code = if roots.is_empty() { Code::Io } else { Code::Unread };
+        Fault::new(code).address(at.get()).found(format_args!("{unread} pages, of which the first says: {reason}"))
+    });
+    match unread {
+        Some(fault) if roots.is_empty() => Err(fault),
+        unread => Ok(Roots { roots, unread }),
+    }
+}
+
+/// Reads a source that may change until two readings are the same: the last one, and whether it is as the one before.
+pub(super) fn steady(image: &Arc<Image>, best: Looked) -> Result<(Looked, bool), NotShown> {
+    let (root, geometry) = (best.root, best.geometry);
+    drop(best);
+    settle(|| {
+        let memory = Shared { image: Arc::clone(image), geometry: geometry.0, digest: Some(RefCell::default()) };
+        let looked = plan(memory, root, geometry)?;
+        let digest = looked.plan.memory().digest.as_ref().map_or(0, |digest| digest.borrow().finish());
+        Ok((looked, digest))
+    })
+}
+
+/// Does it until it has the same digest twice, at most [`READINGS`] times; a reading that fails is one of them.
+fn settle<T>(mut read: impl FnMut() -> Result<(T, u64), NotShown>) -> Result<(T, bool), NotShown> {
+    let mut last: Option<(Result<T, NotShown>, Option<u64>)> = None;
+    for _ in 0..READINGS {
+        // Not both at once: either may be large.
+        let before = last.take().and_then(|(_, digest)| digest);
+        match read() {
+            Ok((value, digest)) if before == Some(digest) => return Ok((value, true)),
+            Ok((value, digest)) => last = Some((Ok(value), Some(digest))),
+            Err(error) => last = Some((Err(error), None)),
+        }
+    }
+    match last {
+        Some((Ok(value), _)) => Ok((value, false)),
+        Some((Err(error), _)) => Err(error),
+        None => Err(Fault::new(Code::ChangedWhileRead).into()),
+    }
 }
 
 /// A root that was looked into.
@@ -90,7 +158,7 @@ impl Looked {
 
 /// Looks into the roots, and takes the one with the fewest errors, the first one of several: it, and the others.
 pub(super) fn best(
-    image: &Rc<Image>,
+    image: &Arc<Image>,
     roots: &[PhysAddr],
     geometries: &[(Geometry, PageSizeBy)],
 ) -> Result<Option<(Looked, Vec<Candidate>)>, NotShown> {
@@ -117,8 +185,8 @@ pub(super) fn best(
 }
 
 /// The tree of a root, if it can be read with that page size: cheap, beside a plan that may sum gigabytes.
-fn tree(image: &Rc<Image>, root: PhysAddr, geometry: Geometry) -> Option<Tree> {
-    let memory = Shared { image: Rc::clone(image), geometry };
+fn tree(image: &Arc<Image>, root: PhysAddr, geometry: Geometry) -> Option<Tree> {
+    let memory = Shared { image: Arc::clone(image), geometry, digest: None };
     let bytes = read_root(&memory, root).ok()?;
     let map = Fdt::parse(&bytes).ok()?.root().property(kho::PRESERVED_MEMORY_MAP)?.u64_native().ok()?;
     Tree::load(&memory, PhysAddr::new(map)).ok().map(|loaded| loaded.tree)
@@ -126,7 +194,7 @@ fn tree(image: &Rc<Image>, root: PhysAddr, geometry: Geometry) -> Option<Tree> {
 
 /// The page size to read a root with. That a tree can be read means little: with a smaller page size than its own it
 /// may look empty. But a root is always preserved itself.
-fn geometry(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> (Geometry, PageSizeBy) {
+fn geometry(image: &Arc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> (Geometry, PageSizeBy) {
     let first = geometries.first().copied().unwrap_or((Geometry::K4, PageSizeBy::Guess));
     if geometries.len() < 2 {
         return first;
@@ -135,7 +203,7 @@ fn geometry(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSize
     for &choice in geometries {
         let Some(tree) = tree(image, root, choice.0) else { continue };
         if root.page_around(choice.0).is_some_and(|page| tree.holder(page).is_some()) {
-            return choice;
+            return (choice.0, PageSizeBy::Tree);
         }
         readable = readable.or((!tree.is_empty()).then_some(choice));
     }
@@ -143,9 +211,12 @@ fn geometry(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSize
 }
 
 /// Plans a root.
-fn look(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> Result<Looked, NotShown> {
+fn look(image: &Arc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]) -> Result<Looked, NotShown> {
     let geometry = geometry(image, root, geometries);
-    let memory = Shared { image: Rc::clone(image), geometry: geometry.0 };
+    plan(Shared { image: Arc::clone(image), geometry: geometry.0, digest: None }, root, geometry)
+}
+
+fn plan(memory: Shared, root: PhysAddr, geometry: (Geometry, PageSizeBy)) -> Result<Looked, NotShown> {
     let bytes = read_root(&memory, root).map_err(|fault| match fault.at().item.as_deref() {
         // No device tree at all.
         Some("magic") => NotShown {
@@ -162,4 +233,30 @@ fn look(image: &Rc<Image>, root: PhysAddr, geometries: &[(Geometry, PageSizeBy)]
     let registry = show::registry(&fdt, &seen);
     let (plan, owners) = Incoming::new(memory, root).plan_with_owners(&registry);
     Ok(Looked { root, bytes, geometry, plan, owners, seen })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readings(digests: &[Option<u64>]) -> Option<(usize, bool)> {
+        let mut number = 0;
+        let settled = settle(|| {
+            number += 1;
+            match digests[(number - 1) % digests.len()] {
+                Some(digest) => Ok((number, digest)),
+                None => Err(Fault::new(Code::FdtHeader).into()),
+            }
+        });
+        settled.ok()
+    }
+
+    #[test]
+    fn it_is_read_until_two_readings_are_the_same() {
+        assert_eq!(readings(&[Some(7)]), Some((2, true)));
+        assert_eq!(readings(&[Some(1), Some(2), None, Some(3), Some(3)]), Some((5, true)));
+        assert_eq!(readings(&[Some(1), Some(2)]), Some((READINGS, false)));
+        assert_eq!(readings(&[Some(1), None]), None, "the last reading failed");
+        assert_eq!(readings(&[None, Some(1)]), Some((READINGS, false)), "a failure between two is a change");
+    }
 }

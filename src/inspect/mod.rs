@@ -20,6 +20,9 @@
 //! ```
 
 mod content;
+mod copy;
+mod debugfs;
+mod extract;
 mod find;
 mod map;
 mod show;
@@ -27,9 +30,10 @@ mod show;
 mod tests;
 mod view;
 
-use alloc::rc::Rc;
+use alloc::sync::Arc;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use crate::abi::kho;
@@ -41,12 +45,20 @@ use crate::radix::Tree;
 use crate::report::{Class, Code, Fault, Findings};
 
 pub use content::{Content, Device, Memfd, NamedRange, Session, SessionFile};
+pub use extract::{Extracted, Item, Opened, Place};
 pub use map::{Map, MapOwner, OwnerKind, Stretch};
 pub use view::{
     Candidate, Decoded, FoundBy, Node, OrderCount, PageSize, PageSizeBy, Preserved, Problem, Range, Root, SourceKind,
     SourceView,
 };
 
+/// What is to be known of a tree that makes no sense.
+const OVERWRITTEN: &str = "in the memory of the next kernel a tree that is none is as expected: its pages are not \
+                           preserved, and are used again once that kernel has booted";
+/// Linux's list of what is at which physical address.
+const IOMEM: &str = "/proc/iomem";
+/// The memory of the running kernel.
+const KCORE: &str = "/proc/kcore";
 /// So many bytes of what nobody understands are shown.
 const FIRST_BYTES: u64 = 64;
 /// Blobs that are device trees and printed as such: of nodes that name one blob, each costs its size.
@@ -61,8 +73,13 @@ pub struct Options {
     pub fdt: Option<PhysAddr>,
     /// The page size; else that of the arena, or the one that the tree fits.
     pub geometry: Option<Geometry>,
-    /// The file is raw memory, and its first byte is at that physical address.
+    /// The file is raw memory, and its first byte, or that at [`Options::offset`], is at that physical address.
     pub base: Option<PhysAddr>,
+    /// Bytes of the file before the raw memory.
+    pub offset: u64,
+    /// Whether the memory may change while it is read, so that it must be read until two readings are the same.
+    /// `/proc/kcore` and devices are known for it.
+    pub live: bool,
     /// Where the next kernel allocates before it has read the tree; the handover does not say it. An empty range is
     /// legal.
     pub scratch: Vec<PhysRange>,
@@ -136,13 +153,32 @@ enum Hint {
 /// # Errors
 /// When nothing can be shown: no file, no handover, or a root that cannot be read.
 pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotShown> {
-    if let Some(base) = options.base {
-        let file = File::open(&path)
-            .map_err(|error| Fault::new(Code::Io).item(path.as_ref().display().to_string()).found(error))?;
-        return memory(Image::raw(file, base, Geometry::K4)?, options);
+    Opened::open(path, options).map(|opened| opened.decoded)
+}
+
+/// As [`open`], with the memory.
+fn open_all(path: &Path, options: &Options) -> Result<Opened, NotShown> {
+    let metadata = std::fs::metadata(path);
+    let kind = metadata.as_ref().ok().map(std::fs::Metadata::file_type);
+    if kind.is_some_and(|kind| kind.is_dir()) {
+        if options.fdt.is_some() || options.base.is_some() {
+            let fault = Fault::new(Code::FileKind).item("file").found("a directory").expected("memory");
+            return Err(NotShown { fault, hint: Hint::NoMemory });
+        }
+        return debugfs::open(path, options.geometry);
     }
+    let open = || File::open(path).map_err(|error| Fault::new(Code::Io).item(path.display().to_string()).found(error));
+    if kind.is_some_and(|kind| kind.is_char_device()) && options.base.is_none() {
+        let iomem = std::fs::read_to_string(IOMEM).map_err(|error| Fault::new(Code::Io).item(IOMEM).found(error))?;
+        return with_memory(Image::device(open()?, &iomem)?, &Options { live: true, ..options.clone() });
+    }
+    if let Some(base) = options.base {
+        return with_memory(Image::raw_from(open()?, options.offset, base, Geometry::K4)?, options);
+    }
+    let live = options.live || path.canonicalize().is_ok_and(|path| path == Path::new(KCORE));
+    let options = &Options { live, ..options.clone() };
     match Image::open(path) {
-        Ok(Source::Image(image)) => memory(image, options),
+        Ok(Source::Image(image)) => with_memory(image, options),
         Ok(Source::DeviceTree(_)) if options.fdt.is_some() || options.geometry.is_some() => {
             let fault = Fault::new(Code::FileKind).item("file").found("a device tree").expected("memory");
             Err(NotShown { fault, hint: Hint::NoMemory })
@@ -153,7 +189,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Decoded, NotSho
             file.rewind()
                 .and_then(|()| file.take(TREE_LIMIT).read_to_end(&mut bytes))
                 .map_err(|error| Fault::new(Code::Io).found(error))?;
-            device_tree(&bytes)
+            Ok(Opened { decoded: device_tree(&bytes)?, memory: None })
         }
         Err(fault) => {
             let hint = if fault.code() == Code::Magic { Hint::NoMagic } else { Hint::None };
@@ -190,10 +226,16 @@ pub fn device_tree(bytes: &[u8]) -> Result<Decoded, NotShown> {
 /// # Errors
 /// When it has no handover whose root can be read.
 pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
+    with_memory(image, options).map(|opened| opened.decoded)
+}
+
+/// As [`memory`], which is kept.
+fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
     let size = image.extents().iter().fold(0_u64, |sum, extent| sum.saturating_add(extent.size()));
     let kind = image.kind();
     let source = SourceView { kind: kind.into(), bytes: size, extents: image.extents().len() };
-    let image = Rc::new(image);
+    let image = Arc::new(image);
+    let mut unread = None;
     let (roots, by) = match (options.fdt, kind, image.arena_root()) {
         (Some(root), ..) => (vec![root], FoundBy::Option),
         (None, ImageKind::Arena, Some((root, _))) => (vec![root], FoundBy::Header),
@@ -201,7 +243,11 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
             let fault = Fault::new(Code::NoHandover).item("fdt_addr").found(0).expected("the address of a root FDT");
             return Err(NotShown { fault, hint: Hint::Unfinished });
         }
-        (None, ..) => (find::roots(&image)?, FoundBy::Search),
+        (None, ..) => {
+            let found = find::roots(&image)?;
+            unread = found.unread;
+            (found.roots, FoundBy::Search)
+        }
     };
     let geometries = match (kind, options.geometry) {
         (ImageKind::Arena, _) => vec![(image.geometry(), PageSizeBy::Header)],
@@ -212,11 +258,22 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
         let fault = Fault::new(Code::NoHandover).found(format_args!("no root FDT in {size} bytes of memory"));
         NotShown { fault: fault.expected("a device tree whose compatible is kho-vN"), hint: Hint::NoRoot }
     })?;
+    let (best, steady) = if options.live { find::steady(&image, best)? } else { (best, true) };
     let find::Looked { root: address, bytes, geometry: (geometry, page_size_by), plan, owners, seen } = best;
 
     let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(address.get()))?;
     let mut findings = plan.findings().clone();
     check_names(&fdt, &mut findings);
+    if !steady {
+        let fault = Fault::new(Code::ChangedWhileRead).address(address.get());
+        findings.add("/", fault.found(format_args!("{} readings, no two of them the same", find::READINGS)));
+    }
+    if let Some(fault) = unread {
+        findings.add("/", fault);
+    }
+    if kind != ImageKind::Arena {
+        check_tree(&fdt, address, plan.tree().filter(|_| !plan.is_tree_broken()), &mut findings);
+    }
     if plan.tree().is_none() {
         // The plan stopped at the root: what the nodes say can be told all the same.
         check_nodes(&fdt, geometry, &mut findings);
@@ -247,9 +304,10 @@ pub fn memory(image: Image, options: &Options) -> Result<Decoded, NotShown> {
     let mut decoded = Decoded::new(source, Root::of(&fdt, Some(address.get()), by), nodes, &findings, trees);
     decoded.page_size = Some(PageSize { bytes: geometry.page_size(), by: page_size_by });
     decoded.candidates = others;
+    decoded.scratch = options.scratch.iter().map(Range::from).collect();
     decoded.map = map;
     decoded.preserved = plan.tree().filter(|_| !plan.is_tree_broken()).map(Preserved::of);
-    Ok(decoded)
+    Ok(Opened { decoded, memory: plan.into_tree().map(|tree| (image, tree)) })
 }
 
 /// Reads blobs of which no component is known.
@@ -282,6 +340,16 @@ impl Reader<'_> {
         let bytes = self.read(blob, crate::selftest::BLOB_LIMIT)?;
         let size = Fdt::parse(&bytes).ok()?.bytes().len();
         bytes.get(..size).map(<[u8]>::to_vec)
+    }
+}
+
+/// Whether the tree was overwritten, as it is in memory of the kernel that came after.
+fn check_tree(fdt: &Fdt<'_>, root: PhysAddr, tree: Option<&Tree>, findings: &mut Findings) {
+    let held = |tree: &Tree| root.page_around(tree.geometry()).is_some_and(|page| tree.holder(page).is_some());
+    let mut of_root = Findings::default();
+    check_root(fdt, &mut of_root);
+    if of_root.is_empty() && !tree.is_some_and(held) {
+        findings.add("/", Fault::new(Code::Stale).item(kho::PRESERVED_MEMORY_MAP).found(OVERWRITTEN));
     }
 }
 

@@ -57,8 +57,8 @@ const ROWS: &[Row] = &[
         plug: |plug| {
             plug.read(luo::LuoNode, |found, geometry| Content::Luo {
                 number: found.number,
-                sessions: found.sessions.iter().map(|session| Session::of(session, geometry)).collect(),
-                flbs: found.flbs.clone(),
+                sessions: found.sessions.into_iter().map(|session| Session::of(session, geometry)).collect(),
+                flbs: found.flbs,
             });
         },
     },
@@ -76,7 +76,7 @@ const ROWS: &[Row] = &[
         layout: metadata::MADE_OF.owner(),
         node: abi::kexec_metadata::NODE,
         part: None,
-        plug: |plug| plug.read(metadata::MetadataNode, |found, _| Content::KexecMetadata(found.clone())),
+        plug: |plug| plug.read(metadata::MetadataNode, |found, _| Content::KexecMetadata(found)),
     },
     Row {
         layout: abi::kho_test::COMPAT,
@@ -111,7 +111,7 @@ const ROWS: &[Row] = &[
         plug: |plug| {
             let check = ArrayNode { made_of: CompatList::new(abi::payload::ARRAY, &[abi::vmalloc::COMPAT]) };
             plug.read(check, |(blocks, bytes), geometry| Content::Array {
-                bytes: *bytes,
+                bytes,
                 blocks: blocks.iter().flat_map(Area::folios).map(|folio| block(folio, geometry)).collect(),
             });
         },
@@ -154,7 +154,7 @@ struct Plug<'a> {
 }
 
 impl Plug<'_> {
-    fn read<C: Check<Shared> + 'static>(self, check: C, show: fn(&C::Checked, Geometry) -> Content) {
+    fn read<C: Check<Shared> + 'static>(self, check: C, show: fn(C::Checked, Geometry) -> Content) {
         let show = Show { check, row: self.row, show, seen: Rc::clone(self.seen) };
         let _ = self.registry.read_optional(self.name, show);
     }
@@ -164,7 +164,7 @@ impl Plug<'_> {
 struct Show<C: Check<Shared>> {
     check: C,
     row: &'static Row,
-    show: fn(&C::Checked, Geometry) -> Content,
+    show: fn(C::Checked, Geometry) -> Content,
     seen: Seen,
 }
 
@@ -187,7 +187,7 @@ impl<C: Check<Shared>> Check<Shared> for Show<C> {
 
     fn check(&self, node: &mut Node<'_, Shared>) -> Result<(), Fault> {
         let checked = self.check.check(node)?;
-        let content = (self.show)(&checked, node.geometry());
+        let content = (self.show)(checked, node.geometry());
         self.seen.borrow_mut().insert(node.name().into(), (self.row.layout.to_string(), content));
         Ok(())
     }

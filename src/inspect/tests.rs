@@ -41,7 +41,7 @@ fn the_page_size_that_nobody_says_is_found() {
         let (bytes, root) = machine(geometry);
         let decoded = decode(&bytes, &Options::default()).unwrap();
         let page = decoded.page_size.unwrap();
-        assert_eq!((page.bytes, page.by), (geometry.page_size(), PageSizeBy::Guess));
+        assert_eq!((page.bytes, page.by), (geometry.page_size(), PageSizeBy::Tree));
         assert_eq!((decoded.root.address, decoded.root.found_by), (Some(root), FoundBy::Search));
         assert_eq!((decoded.errors, decoded.warnings), (0, 1), "{:?}", decoded.findings);
         let [test, orders, note] = &decoded.nodes[..] else { panic!("{:?}", decoded.nodes) };
@@ -133,7 +133,7 @@ fn the_fields_of_the_json_stay() {
     let (bytes, _) = machine(Geometry::K4);
     let decoded = serde_json::to_value(decode(&bytes, &Options::default()).unwrap()).unwrap();
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    assert_eq!(keys(&decoded), "candidates errors findings nodes page_size preserved root source warnings");
+    assert_eq!(keys(&decoded), "candidates errors findings nodes page_size preserved root scratch source warnings");
     assert_eq!(keys(&decoded["root"]), "address compatible found_by is_handover preserved_memory_map size");
     assert_eq!(keys(&decoded["preserved"]), "blocks bytes entries orders pages range_count ranges");
     assert_eq!(

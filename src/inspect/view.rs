@@ -1,7 +1,6 @@
 //! The values that are shown.
 
 use core::fmt;
-use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -9,7 +8,8 @@ use super::content::{Content, block};
 use crate::abi::kho;
 use crate::fdt::{self, Fdt, dts};
 use crate::handover::Verdict;
-use crate::mem::ImageKind;
+use crate::mem::{Folio, ImageKind, Order, PhysRange};
+use crate::num::usize_of;
 use crate::radix::Tree;
 use crate::report::{Class, Code, Finding, Findings, Severity};
 
@@ -36,6 +36,9 @@ pub struct Decoded {
     pub errors: u64,
     /// How many warnings were found.
     pub warnings: u64,
+    /// Where the next kernel allocates before it has read the tree, as far as that is known: of a copy of debugfs, and
+    /// what [`Options::scratch`](super::Options) says.
+    pub scratch: Vec<Range>,
     /// Who owns what, if [`Options::map`](super::Options) asked for it and there is memory.
     #[serde(skip)]
     pub map: Option<super::Map>,
@@ -62,6 +65,7 @@ impl Decoded {
             findings: findings.kept().iter().map(Problem::from).collect(),
             errors: findings.errors(),
             warnings: findings.warnings(),
+            scratch: Vec::new(),
             map: None,
             trees,
         }
@@ -74,7 +78,9 @@ impl Decoded {
     /// Only those of `out`.
     pub fn print_dts(&self, out: &mut impl fmt::Write) -> fmt::Result {
         let mut trees = self.trees.iter();
-        if let Some(fdt) = trees.next().and_then(|(.., bytes)| Fdt::parse(bytes).ok()) {
+        if self.root.found_by != FoundBy::Missing
+            && let Some(fdt) = trees.next().and_then(|(.., bytes)| Fdt::parse(bytes).ok())
+        {
             dts::print(&fdt, out)?;
         }
         for (name, address, bytes) in trees {
@@ -117,6 +123,8 @@ pub enum SourceKind {
     Core,
     /// Raw memory.
     Raw,
+    /// A copy of Linux's debugfs directory `kho`.
+    Debugfs,
 }
 
 impl From<ImageKind> for SourceKind {
@@ -148,7 +156,9 @@ pub enum PageSizeBy {
     Header,
     /// [`Options::geometry`](super::Options).
     Option,
-    /// Nobody: the smallest with which the tree preserves its root.
+    /// The tree: it preserves its own root with this page size, and with no smaller one.
+    Tree,
+    /// Nobody: no tree can be read that preserves its root.
     Guess,
 }
 
@@ -184,6 +194,20 @@ impl Root {
     }
 }
 
+impl Root {
+    /// None, of a source that has blobs all the same.
+    pub(super) const fn missing() -> Self {
+        Root {
+            address: None,
+            size: 0,
+            found_by: FoundBy::Missing,
+            compatible: Vec::new(),
+            is_handover: false,
+            preserved_memory_map: None,
+        }
+    }
+}
+
 /// How the root was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -197,6 +221,8 @@ pub enum FoundBy {
     Option,
     /// By a look at every page.
     Search,
+    /// Not at all: there are blobs, and no root.
+    Missing,
 }
 
 /// A root that was found and not taken.
@@ -219,6 +245,12 @@ pub struct Range {
     pub size: u64,
 }
 
+impl From<&PhysRange> for Range {
+    fn from(range: &PhysRange) -> Self {
+        Range { address: range.start().get(), size: range.size() }
+    }
+}
+
 /// What is preserved.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -235,8 +267,7 @@ pub struct Preserved {
     pub range_count: u64,
     /// These ranges by ascending address; the first [`Preserved::KEPT`].
     pub ranges: Vec<Range>,
-    /// The blocks by ascending address: physical address and order. Of more than [`Preserved::KEPT`] so many, the
-    /// smallest ones.
+    /// The blocks by ascending address: physical address and order. Of more than [`Preserved::KEPT`] so many.
     pub entries: Vec<(u64, u32)>,
 }
 
@@ -257,29 +288,59 @@ impl Preserved {
 
     pub(super) fn of(tree: &Tree) -> Self {
         let geometry = tree.geometry();
-        let mut orders = BTreeMap::<u32, u64>::new();
-        let mut entries: Vec<(u64, u32)> = Vec::new();
-        for folio in tree.iter() {
-            let blocks = orders.entry(folio.order().get()).or_default();
-            *blocks = blocks.saturating_add(1);
-            if entries.len() < Self::KEPT {
-                entries.push(block(folio, geometry));
+        let mut orders: Vec<OrderCount> = Vec::new();
+        let kept = usize_of(tree.len()).min(Self::KEPT);
+        // One after the other: either can be megabytes.
+        let mut ranges: Vec<Range> = Vec::new();
+        let mut range_count = 0_u64;
+        for range in tree.ranges() {
+            range_count = range_count.saturating_add(1);
+            if ranges.len() < kept {
+                let bytes = range.bytes(geometry);
+                ranges.push(Range { address: bytes.start().get(), size: bytes.size() });
             }
         }
-        entries.sort_unstable();
-        let range = |range: crate::mem::PageRange| {
-            let bytes = range.bytes(geometry);
-            Range { address: bytes.start().get(), size: bytes.size() }
-        };
+        ranges.shrink_to_fit();
+        // By order, the large ones first, each by address: they are few before the pages, which are merged with them.
+        let mut large: Vec<Folio> = Vec::new();
+        let mut pages = tree.iter().peekable();
+        while let Some(folio) = pages.next_if(|folio| folio.order() > Order::ZERO) {
+            count(&mut orders, folio.order(), 1);
+            if large.len() < Self::KEPT {
+                large.push(folio);
+            }
+        }
+        let of_pages = tree.len().saturating_sub(orders.iter().fold(0, |sum, order| sum.saturating_add(order.blocks)));
+        if of_pages > 0 {
+            count(&mut orders, Order::ZERO, of_pages);
+        }
+        orders.reverse();
+        large.sort_unstable();
+        let mut large = large.into_iter().peekable();
+        let mut entries: Vec<(u64, u32)> = Vec::with_capacity(kept);
+        while entries.len() < kept {
+            let page = pages.peek().map(|page| page.pfn());
+            let next = large.next_if(|folio| page.is_none_or(|page| folio.pfn() <= page)).or_else(|| pages.next());
+            let Some(folio) = next else { break };
+            entries.push(block(folio, geometry));
+        }
         Preserved {
             blocks: tree.len(),
             pages: tree.pages(),
             bytes: tree.pages().saturating_mul(geometry.page_size()),
-            orders: orders.into_iter().map(|(order, blocks)| OrderCount { order, blocks }).collect(),
-            range_count: u64::try_from(tree.ranges().count()).unwrap_or(u64::MAX),
-            ranges: tree.ranges().take(Self::KEPT).map(range).collect(),
+            orders,
+            range_count,
+            ranges,
             entries,
         }
+    }
+}
+
+/// Counts blocks of an order that is that of the last ones, or a new one.
+fn count(orders: &mut Vec<OrderCount>, order: Order, blocks: u64) {
+    match orders.last_mut() {
+        Some(last) if last.order == order.get() => last.blocks = last.blocks.saturating_add(blocks),
+        _ => orders.push(OrderCount { order: order.get(), blocks }),
     }
 }
 
@@ -322,6 +383,24 @@ impl Node {
             optional: node.property(kho::OPTIONAL).is_some(),
             mem: mem.flatten().map(|range| Range { address: range.start().get(), size: range.size() }).collect(),
             mem_partial: node.property(kho::MEM_PARTIAL).is_some(),
+            owned: None,
+            verdict: None,
+            content: None,
+        }
+    }
+}
+
+impl Node {
+    /// A node of which only the blob is there.
+    pub(super) const fn named(name: String) -> Self {
+        Node {
+            name,
+            compatible: Vec::new(),
+            read_as: None,
+            blob: None,
+            optional: false,
+            mem: Vec::new(),
+            mem_partial: false,
             owned: None,
             verdict: None,
             content: None,

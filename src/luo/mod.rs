@@ -144,6 +144,15 @@ impl<M: Memory> Check<M> for LuoNode {
     }
 }
 
+/// The head, out of a copy of the blob.
+#[cfg(all(feature = "std", feature = "serde"))]
+pub(crate) fn head(bytes: &[u8]) -> Result<abi::luo::Head, Fault> {
+    if let Some(compatible) = bytes.first_chunk() {
+        check_version(compatible).map_err(|fault| fault.item("compatible"))?;
+    }
+    crate::mem::wire_in(bytes)
+}
+
 /// Linux compares all 8 bytes.
 fn check_version(field: &[u8; 8]) -> Result<(), Fault> {
     let expected = abi::luo::COMPAT;

@@ -234,6 +234,13 @@ pub fn read_wire<T: crate::abi::Plain>(memory: &dyn Memory, at: PhysAddr) -> Res
     Ok(value)
 }
 
+/// One structure out of a copy of its bytes; more behind it is no harm.
+#[cfg(all(feature = "std", feature = "serde"))]
+pub(crate) fn wire_in<T: crate::abi::Plain>(bytes: &[u8]) -> Result<T, Fault> {
+    let fault = || Fault::new(Code::Truncated).found(format_args!("{} bytes", bytes.len())).expected(size_of::<T>());
+    T::read_from_prefix(bytes).map(|(value, _)| value).map_err(|_| fault())
+}
+
 impl fmt::Debug for dyn Memory + '_ {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory").field("geometry", &self.geometry()).field("extents", &self.extents()).finish()

@@ -19,7 +19,7 @@ const FDT_PAGES: u64 = 64;
 /// `Image::find_fdt` (with the feature `std`) does the same and leaves out the holes of sparse files.
 ///
 /// # Errors
-/// The iterator ends after the first read that fails.
+/// A page that cannot be read is one, and the search goes on behind it.
 ///
 /// ```
 /// use kho::mem::{Geometry, PageRange, Pfn, PhysAddr, Ram, find_fdt};
@@ -46,9 +46,8 @@ pub(super) fn candidates<'a>(
 ) -> impl Iterator<Item = Result<PhysAddr, MemError>> + 'a {
     let geometry = memory.geometry();
     let (mut at, mut end) = (0_u64, 0_u64);
-    let mut broken = false;
     core::iter::from_fn(move || {
-        while !broken {
+        loop {
             if at >= end {
                 let range = data(end).filter(|range| range.end().get() > end)?;
                 at = range.start().get().max(at).checked_next_multiple_of(geometry.page_size())?;
@@ -61,13 +60,9 @@ pub(super) fn candidates<'a>(
                 Ok(true) => return Some(Ok(here)),
                 // Outside: less than a header is left of this range.
                 Ok(false) | Err(MemError::Outside { .. }) => {}
-                Err(error) => {
-                    broken = true;
-                    return Some(Err(error));
-                }
+                Err(error) => return Some(Err(error)),
             }
         }
-        None
     })
 }
 

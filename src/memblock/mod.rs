@@ -16,7 +16,7 @@ use crate::abi::memblock::{COMPAT, MAX_NAME, MAX_RANGES, RESERVE_MEM, SIZE, STAR
 use crate::compat::CompatList;
 use crate::fdt::{self, Fdt};
 use crate::handover::{Check, Node, match_any};
-use crate::mem::{Memory, PageRange, PhysAddr, PhysRange};
+use crate::mem::{Geometry, Memory, PageRange, PhysAddr, PhysRange};
 use crate::report::{Code, Fault};
 use crate::text::Name;
 
@@ -67,21 +67,13 @@ impl<M: Memory> Check<M> for MemblockNode {
     fn check(&self, node: &mut Node<'_, M>) -> Result<Memblock, Fault> {
         let at = node.blob_range().start().get();
         let bytes = node.blob(BLOB_LIMIT)?;
-        let root = Fdt::parse(&bytes).map_err(|fault| fault.address(at))?.root();
-        let list = root.required(COMPATIBLE).map_err(|fault| fault.address(at))?;
-        match_any(list.value(), COMPAT).map_err(|fault| fault.address(at).item(COMPATIBLE))?;
+        let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(at))?;
         let mut ranges: Vec<Range> = Vec::new();
-        for child in root.children() {
-            if ranges.len() == MAX_RANGES {
-                return Err(Fault::new(Code::TooLarge)
-                    .address(at)
-                    .offset(child.offset())
-                    .found(format_args!("more than {MAX_RANGES} ranges"))
-                    .expected(format_args!("at most {MAX_RANGES}")));
-            }
-            let name = Name::from(child.name());
-            let range = node.part(&format!("{name}"), |node| {
-                let range = read(&child, &ranges, node).map_err(|fault| fault.address(at).offset(child.offset()))?;
+        for child in children(&fdt) {
+            let child = child.map_err(|fault| fault.address(at))?;
+            let range = node.part(&format!("{}", Name::from(child.name())), |node| {
+                let range = read(&child, &ranges, node.geometry());
+                let range = range.map_err(|fault| fault.address(at).offset(child.offset()))?;
                 claim(&range, node);
                 Ok(range)
             });
@@ -91,7 +83,40 @@ impl<M: Memory> Check<M> for MemblockNode {
     }
 }
 
-fn read<M: Memory>(child: &fdt::Node<'_>, before: &[Range], node: &Node<'_, M>) -> Result<Range, Fault> {
+/// The nodes of the ranges, once the tree is known to be one of ranges.
+fn children<'a>(fdt: &Fdt<'a>) -> impl Iterator<Item = Result<fdt::Node<'a>, Fault>> {
+    let root = fdt.root();
+    let list = root.required(COMPATIBLE);
+    let right = list.and_then(|list| match_any(list.value(), COMPAT).map_err(|fault| fault.item(COMPATIBLE)));
+    let (wrong, children) = match right {
+        Ok(()) => (None, Some(root.children())),
+        Err(fault) => (Some(Err(fault)), None),
+    };
+    let bounded = children.into_iter().flatten().enumerate().map(|(number, child)| {
+        if number < MAX_RANGES {
+            return Ok(child);
+        }
+        let fault = Fault::new(Code::TooLarge).offset(child.offset());
+        Err(fault.found(format_args!("more than {MAX_RANGES} ranges")).expected(format_args!("at most {MAX_RANGES}")))
+    });
+    wrong.into_iter().chain(bounded)
+}
+
+#[cfg(all(feature = "std", feature = "serde"))]
+impl Memblock {
+    /// Out of a copy of the blob.
+    pub(crate) fn parse(bytes: &[u8], geometry: Geometry) -> Result<Self, Fault> {
+        let fdt = Fdt::parse(bytes)?;
+        let mut ranges: Vec<Range> = Vec::new();
+        for child in children(&fdt) {
+            let child = child?;
+            ranges.push(read(&child, &ranges, geometry).map_err(|fault| fault.offset(child.offset()))?);
+        }
+        Ok(Memblock { ranges })
+    }
+}
+
+fn read(child: &fdt::Node<'_>, before: &[Range], geometry: Geometry) -> Result<Range, Fault> {
     let name = child.name();
     if name.len() > MAX_NAME || name.iter().all(u8::is_ascii_whitespace) {
         return Err(Fault::new(Code::Text)
@@ -107,7 +132,7 @@ fn read<M: Memory>(child: &fdt::Node<'_>, before: &[Range], node: &Node<'_, M>) 
     match_any(list.value(), RESERVE_MEM).map_err(|fault| fault.item(COMPATIBLE))?;
     let start = PhysAddr::new(child.required(START)?.u64_native()?);
     let size = child.required(SIZE)?.u64_native()?;
-    let ends = PhysRange::new(start, size).is_some_and(|bytes| PageRange::around(bytes, node.geometry()).is_some());
+    let ends = PhysRange::new(start, size).is_some_and(|bytes| PageRange::around(bytes, geometry).is_some());
     if size == 0 || !ends {
         let fault = Fault::new(Code::TooLarge).item(SIZE).found(format_args!("{size:#x} bytes from {start} on"));
         return Err(fault.expected("at least one byte, below 2^47 pages"));

@@ -98,7 +98,7 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>, wire: &Memfd, at: PhysAddr) -> Re
                 .expected(format_args!("at least {end:#x}")));
         }
         end = index.saturating_add(folio.order().pages());
-        if let Err(fault) = node.try_claim(folio) {
+        if let Err(fault) = node.claim_held(folio) {
             match &first {
                 None => first = Some(fault),
                 Some(_) => others = others.saturating_add(1),
@@ -136,7 +136,8 @@ fn check_numbers(geometry: Geometry, pos: u64, size: u64, seals: u32) -> Result<
 
 /// The folios of the array, without the holes: those cost a hostile writer nothing, so they cost no memory here.
 fn read_records<M: Memory>(node: &Node<'_, M>, area: &Area, nr: u64, pages: u64) -> Result<Vec<(Folio, u64)>, Fault> {
-    let mut folios = Vec::new();
+    // As many as a page of the array names; what is more must come first.
+    let mut folios = Vec::with_capacity(crate::num::usize_of(nr.min(node.geometry().page_size() >> 4)));
     area.each_record(node.memory(), nr, |number, record: abi::memfd::Folio| {
         let folio = read_record(node, &record, pages).map_err(|fault| {
             let fault = fault.within(&format!("folios[{number}]"));
@@ -148,6 +149,7 @@ fn read_records<M: Memory>(node: &Node<'_, M>, area: &Area, nr: u64, pages: u64)
         folios.extend(folio);
         Ok(())
     })?;
+    folios.shrink_to_fit();
     Ok(folios)
 }
 

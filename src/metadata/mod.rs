@@ -8,6 +8,7 @@ mod tests;
 
 use alloc::string::String;
 
+#[cfg(feature = "write")]
 use zerocopy::IntoBytes as _;
 use zerocopy::little_endian::U32;
 
@@ -74,19 +75,34 @@ impl<M: Memory> Check<M> for MetadataNode {
         let at = node.blob_range().start().get();
         // The number first: another version may well be shorter, and that is not corrupt.
         if let Some(version) = node.blob_head()? {
-            let version = U32::from_bytes(version);
-            let code = match version.get() {
-                VERSION => None,
-                0..VERSION => Some(Code::VersionOlder),
-                _ => Some(Code::VersionNewer),
-            };
-            if let Some(code) = code {
-                return Err(Fault::new(code).address(at).item("version").found(version).expected(VERSION));
-            }
+            check_version(U32::from_bytes(version)).map_err(|fault| fault.address(at))?;
         }
-        let wire: KexecMetadata = node.blob_as()?;
-        let previous_release = text::fixed_text(&wire.previous_release)
-            .map_err(|fault| fault.address(at).offset(4).item("previous_release"))?;
+        Metadata::of(&node.blob_as()?).map_err(|fault| fault.address(at))
+    }
+}
+
+fn check_version(version: U32) -> Result<(), Fault> {
+    let code = match version.get() {
+        VERSION => return Ok(()),
+        0..VERSION => Code::VersionOlder,
+        _ => Code::VersionNewer,
+    };
+    Err(Fault::new(code).item("version").found(version).expected(VERSION))
+}
+
+impl Metadata {
+    fn of(wire: &KexecMetadata) -> Result<Self, Fault> {
+        let previous_release =
+            text::fixed_text(&wire.previous_release).map_err(|fault| fault.offset(4).item("previous_release"))?;
         Ok(Metadata { previous_release, kexec_count: wire.kexec_count.get() })
+    }
+
+    /// Out of a copy of the blob.
+    #[cfg(all(feature = "std", feature = "serde"))]
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Fault> {
+        if let Ok((version, _)) = zerocopy::FromBytes::read_from_prefix(bytes) {
+            check_version(version)?;
+        }
+        Metadata::of(&crate::mem::wire_in(bytes)?)
     }
 }

@@ -129,7 +129,9 @@ impl Tree {
     /// The preserved block that contains a page; the smallest, should there be several.
     #[must_use]
     pub fn holder(&self, pfn: Pfn) -> Option<Folio> {
-        self.holders(pfn).next()
+        // Most blocks are pages.
+        let page = Folio::page(pfn);
+        if self.contains(page) { Some(page) } else { self.holders(pfn).next() }
     }
 
     /// All preserved blocks that contain a page, the smallest first. In a sound tree there is at most one.
@@ -159,7 +161,7 @@ impl Tree {
         let [pages, heaps @ ..] = &mut cursors;
         let mut at = range.start().get();
         'next: while at < range.end() {
-            let clear = pages.next_clear(at).unwrap_or(u64::MAX);
+            let clear = pages.next_clear_below(at, range.end()).unwrap_or(u64::MAX);
             if clear > at {
                 at = clear;
                 continue;

@@ -102,6 +102,11 @@ codes! {
     PageSize = "page-size", Unsupported, Error, "pages of another size than this machine or reader has";
     ImageHeader = "image-header", Corrupt, Error, "the header of a memory image contradicts itself";
 
+    Unread = "unread", Access, Warning, "memory that the source has and that could not be read: it was passed over";
+    ChangedWhileRead = "changed-while-read", Access, Error, "the source changed while it was read: what was found may never have been there at one time";
+    Stale = "stale", Access, Warning, "memory that is no longer what was handed over: it was given back, or is used for something else";
+    Partial = "partial", Access, Warning, "a copy that has less than what it is a copy of";
+
     // Device trees.
     FdtHeader = "fdt-header", Corrupt, Error, "not a flattened device tree, or a header that contradicts itself";
     FdtStructure = "fdt-structure", Corrupt, Error, "the structure block of a device tree is broken";

@@ -93,13 +93,14 @@ impl<M: Claim> Component<M> for SelfTestNode {
     }
 }
 
-struct Stated {
-    count: u32,
-    info: abi::vmalloc::Descriptor,
-    csum: u32,
+/// What the blob says.
+pub(crate) struct Stated {
+    pub(crate) count: u32,
+    pub(crate) info: abi::vmalloc::Descriptor,
+    pub(crate) csum: u32,
 }
 
-fn read_blob(bytes: &[u8]) -> Result<Stated, Fault> {
+pub(crate) fn read_blob(bytes: &[u8]) -> Result<Stated, Fault> {
     let fdt = Fdt::parse(bytes)?;
     let root = fdt.root();
     let list = root.required(abi::kho::COMPATIBLE)?;

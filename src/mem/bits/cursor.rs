@@ -69,16 +69,27 @@ impl<'a> Cursor<'a> {
 
     /// The lowest number from `from` on that is not there; none when all up to the largest `u64` are.
     pub fn next_clear(&mut self, from: u64) -> Option<u64> {
+        self.next_clear_below(from, u64::MAX)
+    }
+
+    /// As [`Cursor::next_clear`], and looks no further than the word of `end`: what it returns may be anything from
+    /// there on.
+    pub(crate) fn next_clear_below(&mut self, from: u64, end: u64) -> Option<u64> {
+        let last = end >> 6;
         let (mut word, mut mask) = (from >> 6, u64::MAX << (from & 63));
         loop {
             let here = !self.word(word) & mask;
             if here != 0 {
                 return Some(word << 6 | u64::from(here.trailing_zeros()));
             }
+            if word >= last {
+                return word.checked_add(1).filter(|&next| next <= u64::MAX >> 6).map(|next| next << 6);
+            }
             // The rest of this leaf in one go.
             let from = (usize_of(word) % WORDS).wrapping_add(1);
             let rest = self.leaf.and_then(|leaf| leaf.get(from..)).unwrap_or(&[]);
-            let full = rest.iter().take_while(|&&bits| bits == u64::MAX).count();
+            let full =
+                rest.iter().take(usize_of(last.wrapping_sub(word))).take_while(|&&bits| bits == u64::MAX).count();
             word = word.wrapping_add(1).wrapping_add(u64_of(full));
             if word > u64::MAX >> 6 {
                 return None;

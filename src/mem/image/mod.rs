@@ -151,14 +151,54 @@ impl Image {
     /// # Errors
     /// [`Code::TooLarge`] when it would pass the end of the address space, [`Code::FileKind`] when it is no file.
     pub fn raw(file: File, base: PhysAddr, geometry: Geometry) -> Result<Image, Fault> {
-        let size = size_of_file(&file)?;
+        Image::raw_from(file, 0, base, geometry)
+    }
+
+    /// As [`Image::raw`], of a file whose byte `offset` is at that address: what is before it is no memory.
+    ///
+    /// # Errors
+    /// As there, and [`Code::Truncated`] when the file ends before.
+    pub fn raw_from(file: File, offset: u64, base: PhysAddr, geometry: Geometry) -> Result<Image, Fault> {
+        let whole = size_of_file(&file)?;
+        let Some(size) = whole.checked_sub(offset) else {
+            let fault = Fault::new(Code::Truncated).item("offset").offset(offset);
+            return Err(fault.found(format_args!("a file of {whole} bytes")).expected("memory from there on"));
+        };
         if PhysRange::new(base, size).is_none() {
             let found = format!("{size:#x} bytes from {base} on");
             return Err(Fault::new(Code::TooLarge).item("base").found(found).expected("an end below 2^64"));
         }
-        let piece = Piece { start: base.get(), size, from: Some(0) };
+        let piece = Piece { start: base.get(), size, from: Some(offset) };
         let pieces = if size == 0 { Vec::new() } else { vec![piece] };
         Ok(Image::new(file, ImageKind::Raw, geometry, pieces))
+    }
+
+    /// A device in which every byte of the machine's memory is at its physical address, as `/dev/mem`: it has no size,
+    /// so that `iomem`, the text of `/proc/iomem`, says where memory is (`System RAM`). Much of it a kernel may refuse
+    /// to show; then reading it is an error.
+    ///
+    /// # Errors
+    /// [`Code::Io`] when the text names no memory, which is what users that are not root get to see.
+    pub fn device(file: File, iomem: &str) -> Result<Image, Fault> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        for line in iomem.lines() {
+            // Memory of devices stands further to the right, below the bus that it is on.
+            let Some((range, name)) = line.trim().split_once(" : ") else { continue };
+            if !name.starts_with("System RAM") {
+                continue;
+            }
+            let ends = range.split_once('-').map(|(start, last)| [start, last].map(|hex| u64::from_str_radix(hex, 16)));
+            let Some([Ok(start), Ok(last)]) = ends else { continue };
+            let Some(size) = last.checked_sub(start).and_then(|size| size.checked_add(1)) else { continue };
+            if last > 0 && pieces.last().is_none_or(|before| before.end() <= start) {
+                pieces.push(Piece { start, size, from: Some(start) });
+            }
+        }
+        if pieces.is_empty() {
+            let fault = Fault::new(Code::Io).item("iomem").found("no addresses of System RAM");
+            return Err(fault.expected("those that root gets to see in /proc/iomem"));
+        }
+        Ok(Image::new(file, ImageKind::Raw, Geometry::K4, pieces))
     }
 
     fn new(file: File, kind: ImageKind, geometry: Geometry, pieces: Vec<Piece>) -> Image {
@@ -207,13 +247,16 @@ impl Image {
     /// As [`find_fdt`](super::find_fdt), without the holes of a sparse file, where all is zero.
     ///
     /// # Errors
-    /// The iterator ends after the first read that fails.
+    /// A page that cannot be read is one, and the search goes on behind it.
     pub fn find_fdt(&self) -> impl Iterator<Item = Result<PhysAddr, MemError>> + '_ {
-        candidates(self, |from| self.next_data(from))
+        candidates(self, |from| self.next_data(PhysAddr::new(from)))
     }
 
-    /// The next range that ends behind `from` and has data in the file.
-    fn next_data(&self, from: u64) -> Option<PhysRange> {
+    /// The first bytes from that address on that the file has. What is before them, or behind the last, is a hole of
+    /// the file, or of the memory.
+    #[must_use]
+    pub fn next_data(&self, from: PhysAddr) -> Option<PhysRange> {
+        let from = from.get();
         let pieces = self.pieces.get(self.pieces.partition_point(|piece| piece.end() <= from)..)?;
         pieces.iter().find_map(|piece| {
             let skip = from.saturating_sub(piece.start);
