@@ -4,8 +4,8 @@ use std::path::Path;
 
 use kho::abi::kho::COMPAT;
 use kho::handover::Verdict;
-use kho::inspect::{self, Content, Decoded, Options, Session, SessionFile};
-use kho::mem::{Image, Memory as _, PhysAddr, Source};
+use kho::inspect::{Content, Decoded, Opened, Options, Place, Session, SessionFile};
+use kho::mem::{Image, Memory as _, PhysAddr};
 use kho::selftest::Rule;
 
 use super::scenario::{self, Memfd, PAGE};
@@ -20,7 +20,8 @@ pub(crate) struct Frozen {
 /// Decodes the dump, and compares every session, every file and every byte. `update` is the number of the live update,
 /// 1 for the first one.
 pub(crate) fn check(core: &Path, scenario: &str, release: &str, update: u64) -> Frozen {
-    let decoded = inspect::open(core, &Options::default()).unwrap();
+    let opened = Opened::open(core, &Options::default()).unwrap();
+    let decoded = &opened.decoded;
     let findings: Vec<&str> = decoded.findings.iter().map(|problem| &*problem.text).collect();
     assert!(findings.is_empty(), "{findings:#?}");
     assert_eq!(decoded.root.compatible, [COMPAT.to_string()]);
@@ -32,25 +33,40 @@ pub(crate) fn check(core: &Path, scenario: &str, release: &str, update: u64) -> 
     // Linux's test of itself preserves something in the first kernel only.
     let test = ["kho_test"].iter().take(usize::from(update == 1));
     assert_eq!(names, ["memblock", "LUO"].iter().chain(test).chain(&["kexec-metadata"]).copied().collect::<Vec<_>>());
-    others(&decoded, release, update);
-    let Some(Content::Luo { number, sessions, flbs }) = content(&decoded, "LUO") else { panic!("{:?}", decoded.nodes) };
+    others(decoded, release, update);
+    let Some(Content::Luo { number, sessions, flbs }) = content(decoded, "LUO") else { panic!("{:?}", decoded.nodes) };
     assert_eq!(*number, update);
 
     let wanted = scenario::sessions(scenario);
     let names: Vec<String> = sessions.iter().map(|session| session.name.to_string()).collect();
     let wanted_names: Vec<&str> = wanted.iter().map(|session| &*session.name).collect();
     assert_eq!(names, wanted_names);
-    let Source::Image(image) = Image::open(core).unwrap() else { panic!("a core is memory") };
+    let image = opened.image().unwrap();
     let mut orders = [0; 10];
     for (session, wanted) in sessions.iter().zip(&wanted) {
-        files(&image, session, wanted, update, &mut orders);
+        files(image, session, wanted, update, &mut orders);
     }
+    extracted(&opened, &wanted);
     // Linux's test counts every file, by three globals.
     let files: u64 = wanted.iter().map(|session| session.files.len() as u64).sum();
     let flbs: Vec<(String, u64, u64)> = flbs.iter().map(|flb| (flb.name.to_string(), flb.data, flb.count)).collect();
     let wanted_flbs = [0, 1, 2].map(|n| (format!("liveupdate-test-flb-v{n}"), 0xfeed_f00d_cafe_bee0 + n, files));
     assert_eq!(flbs, wanted_flbs);
-    Frozen { decoded, orders }
+    Frozen { orders, decoded: opened.decoded }
+}
+
+/// The same bytes, as `kho extract` takes them out.
+fn extracted(opened: &Opened, wanted: &[scenario::Session]) {
+    let items = opened.memfds();
+    let files = wanted.iter().flat_map(|session| session.files.iter().map(move |file| (&*session.name, file)));
+    assert_eq!(items.len(), files.clone().count());
+    for (item, (session, file)) in items.iter().zip(files) {
+        let Place::File { session: name, token } = item.place() else { panic!("{item:?}") };
+        assert_eq!((name.as_bytes(), token), (session.as_bytes(), file.token));
+        let mut bytes = Vec::new();
+        opened.stream(item, &mut bytes).unwrap();
+        assert!(bytes == file.bytes(session), "{session} {token:#x}: other bytes are taken out");
+    }
 }
 
 fn content<'a>(decoded: &'a Decoded, name: &str) -> Option<&'a Content> {
