@@ -39,7 +39,7 @@ use std::path::Path;
 use crate::abi::kho;
 use crate::fdt::Fdt;
 use crate::handover::{declared, match_any};
-use crate::mem::{Geometry, Image, ImageKind, Memory, PageRange, PhysAddr, PhysRange, Source};
+use crate::mem::{Geometry, IOMEM, Image, ImageKind, Memory, PageRange, PhysAddr, PhysRange, Source};
 use crate::num::{u64_of, usize_of};
 use crate::radix::Tree;
 use crate::report::{Class, Code, Fault, Findings};
@@ -56,7 +56,6 @@ pub use view::{
 const OVERWRITTEN: &str = "in the memory of the next kernel a tree that is none is as expected: its pages are not \
                            preserved, and are used again once that kernel has booted";
 /// Linux's list of what is at which physical address.
-const IOMEM: &str = "/proc/iomem";
 /// The memory of the running kernel.
 const KCORE: &str = "/proc/kcore";
 /// So many bytes of what nobody understands are shown.

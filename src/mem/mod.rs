@@ -33,6 +33,8 @@ pub use arena::{Arena, StillMapped};
 pub use bits::{Bits, Cursor, Numbers, Runs};
 pub use geometry::Geometry;
 #[cfg(feature = "std")]
+#[cfg(feature = "serde")]
+pub(crate) use image::IOMEM;
 pub use image::{Image, ImageKind, Source};
 #[cfg(feature = "std")]
 pub use map::{MapFailed, Mapping};

@@ -5,36 +5,26 @@ use std::fs::File;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 use super::{Piece, io_fault};
-use crate::num::u64_of;
-use crate::report::{Code, Fault};
+use crate::report::Fault;
 
 /// Its device numbers, on every Linux.
 const NUMBERS: (u32, u32) = (1, 1);
 const RAM: &str = "System RAM";
 
-/// The RAM of this machine, if the file is that device.
-pub(super) fn pieces(file: &File) -> Result<Option<Vec<Piece>>, Fault> {
+/// Whether the file is that device.
+pub(super) fn is_it(file: &File) -> Result<bool, Fault> {
     let stat = file.metadata().map_err(|error| io_fault("fstat", error))?;
     let numbers = (rustix::fs::major(stat.rdev()), rustix::fs::minor(stat.rdev()));
-    if !stat.file_type().is_char_device() || numbers != NUMBERS {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string("/proc/iomem").map_err(|error| io_fault("/proc/iomem", error))?;
-    let pieces = parse(&text, u64_of(rustix::param::page_size()));
-    if pieces.is_empty() {
-        // Others than root are shown zeros.
-        return Err(Fault::new(Code::Io).item("/proc/iomem").found("no address of RAM").expected("to be read as root"));
-    }
-    Ok(Some(pieces))
+    Ok(stat.file_type().is_char_device() && numbers == NUMBERS)
 }
 
-/// Lines of the first level, `START-END : System RAM`: ascending, and disjoint. Of a page that is RAM only in part, Linux
-/// uses nothing and shows nothing.
-fn parse(text: &str, page: u64) -> Vec<Piece> {
+/// Lines of `START-END : System RAM`: ascending, and disjoint. Memory of devices stands further to the right, below the
+/// bus that it is on. Of a page that is RAM only in part, Linux uses nothing and shows nothing.
+pub(super) fn pieces(iomem: &str, page: u64) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
-    for line in text.lines() {
-        let Some((range, RAM)) = line.split_once(" : ") else { continue };
-        let Some((start, last)) = range.split_once('-') else { continue };
+    for line in iomem.lines() {
+        let Some((range, name)) = line.trim().split_once(" : ") else { continue };
+        let Some((start, last)) = range.split_once('-').filter(|_| name.starts_with(RAM)) else { continue };
         let (Ok(start), Ok(last)) = (u64::from_str_radix(start, 16), u64::from_str_radix(last, 16)) else { continue };
         let end = last.saturating_add(1) & !page.wrapping_sub(1);
         let Some(start) = start.checked_next_multiple_of(page) else { continue };
@@ -56,8 +46,8 @@ mod tests {
                     0009fc00-000fffff : Reserved\n00100000-0bfdffff : System RAM\n  01000000-01503fff : Kernel code\n\
                     fee00000-fee00fff : Local APIC\nx-y : System RAM\n00000002-00000001 : System RAM\n";
         let piece = |start, end: u64| Piece { start, size: end - start, from: Some(start) };
-        assert_eq!(parse(text, 0x1000), [piece(0x1000, 0x9_f000), piece(0x10_0000, 0xbfe_0000)]);
-        assert_eq!(parse(text, 0x1_0000), [piece(0x1_0000, 0x9_0000), piece(0x10_0000, 0xbfe_0000)]);
-        assert_eq!(parse("00000000-00000000 : System RAM\n00000000-00000000 : System RAM\n", 0x1000), []);
+        assert_eq!(pieces(text, 0x1000), [piece(0x1000, 0x9_f000), piece(0x10_0000, 0xbfe_0000)]);
+        assert_eq!(pieces(text, 0x1_0000), [piece(0x1_0000, 0x9_0000), piece(0x10_0000, 0xbfe_0000)]);
+        assert_eq!(pieces("00000000-00000000 : System RAM\n00000000-00000000 : System RAM\n", 0x1000), []);
     }
 }

@@ -20,6 +20,9 @@ use crate::abi::arena::MAGIC as ARENA_MAGIC;
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
 
+/// Where Linux says which memory is what.
+pub(crate) const IOMEM: &str = "/proc/iomem";
+
 /// What a file turned out to be.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -106,8 +109,9 @@ impl Image {
     /// # Errors
     /// As [`Image::open`].
     pub fn from_file(file: File) -> Result<Source, Fault> {
-        if let Some(pieces) = dev_mem::pieces(&file)? {
-            return Ok(Source::Image(Image::new(file, ImageKind::Raw, Geometry::K4, pieces)));
+        if dev_mem::is_it(&file)? {
+            let iomem = std::fs::read_to_string(IOMEM).map_err(|error| io_fault(IOMEM, error))?;
+            return Ok(Source::Image(Image::device(file, &iomem)?));
         }
         let size = size_of_file(&file)?;
         let mut magic = [0; 8];
@@ -174,26 +178,13 @@ impl Image {
     }
 
     /// A device in which every byte of the machine's memory is at its physical address, as `/dev/mem`: it has no size,
-    /// so that `iomem`, the text of `/proc/iomem`, says where memory is (`System RAM`). Much of it a kernel may refuse
+    /// so that `iomem`, the text of `/proc/iomem`, says where memory is (`System RAM`, as far as it is whole pages). Much of it a kernel may refuse
     /// to show; then reading it is an error.
     ///
     /// # Errors
     /// [`Code::Io`] when the text names no memory, which is what users that are not root get to see.
     pub fn device(file: File, iomem: &str) -> Result<Image, Fault> {
-        let mut pieces: Vec<Piece> = Vec::new();
-        for line in iomem.lines() {
-            // Memory of devices stands further to the right, below the bus that it is on.
-            let Some((range, name)) = line.trim().split_once(" : ") else { continue };
-            if !name.starts_with("System RAM") {
-                continue;
-            }
-            let ends = range.split_once('-').map(|(start, last)| [start, last].map(|hex| u64::from_str_radix(hex, 16)));
-            let Some([Ok(start), Ok(last)]) = ends else { continue };
-            let Some(size) = last.checked_sub(start).and_then(|size| size.checked_add(1)) else { continue };
-            if last > 0 && pieces.last().is_none_or(|before| before.end() <= start) {
-                pieces.push(Piece { start, size, from: Some(start) });
-            }
-        }
+        let pieces = dev_mem::pieces(iomem, u64_of(rustix::param::page_size()));
         if pieces.is_empty() {
             let fault = Fault::new(Code::Io).item("iomem").found("no addresses of System RAM");
             return Err(fault.expected("those that root gets to see in /proc/iomem"));
