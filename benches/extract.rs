@@ -1,7 +1,8 @@
 //! `Opened::extract` of 1 GiB, beside `cp` of as many bytes in the same directory.
 //!
 //! `cargo bench -p kho-benches --bench extract`; `KHO_BENCH_DIR` says where (a disk, or /dev/shm), else where temporary
-//! files are. Nothing is forced to the disk, by neither of them.
+//! files are. Both are processes of their own, so that the system holds nothing else against one of them (who has written
+//! gigabytes is made to wait); what they read is on the disk and in memory, what they write need not reach the disk.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
@@ -14,7 +15,7 @@ use kho::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE, Folio, Memfd, PFN_BITS};
 use kho::compat::CompatList;
 use kho::handover::{Blob, Outgoing, Preserve, Scope};
 use kho::inspect::{Opened, Options};
-use kho::mem::{Arena, Memory as _, Order, PhysAddr};
+use kho::mem::{Arena, Memory as _, Order};
 use kho::memfd::MADE_OF;
 use kho::report::Fault;
 use kho::vmalloc;
@@ -83,30 +84,29 @@ fn image(dir: &Path, memfd: &Sparse) -> PathBuf {
     for (number, word) in (1_u64..).zip(noise.chunks_mut(8)) {
         word.copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
     }
-    for &(address, order, _) in &memfd.folios {
-        let size = 4096 << order;
-        let at = PhysAddr::new(address).get() - base.get() + 4096;
-        to.write_all_at(&noise[..size.min(noise.len())], at).unwrap();
-        if size > noise.len() {
-            to.write_all_at(&noise, at + noise.len() as u64).unwrap();
-        }
+    // In large pieces, as a dump is written: what was written page by page, the page cache of a disk has page by page.
+    let starts = || memfd.folios.iter().map(|&(address, ..)| address);
+    let end = memfd.folios.iter().map(|&(address, order, _)| address + (4096 << order)).max().unwrap();
+    let (first, all) = (starts().min().unwrap(), memfd.folios.iter().map(|&(_, order, _)| 4096 << order).sum::<u64>());
+    assert_eq!(end - first, all, "the folios are all that is there");
+    for at in (0..all).step_by(noise.len()) {
+        let piece = &noise[..noise.len().min((all - at) as usize)];
+        to.write_all_at(piece, first + at - base.get() + 4096).unwrap();
     }
     path
 }
 
 fn contest(dir: &Path, title: &str, memfd: &Sparse) {
     let path = image(dir, memfd);
-    let opened = Opened::open(&path, &Options::default()).unwrap();
     let (plain, out) = (dir.join("plain"), dir.join("out"));
-    let item = opened.find(b"memfd").unwrap();
-    let extract = |to: &Path| {
-        let file = File::create_new(to).unwrap();
-        let done = opened.extract(&item, &file).unwrap();
-        assert_eq!((done.bytes, done.holes), (memfd.bytes, 0));
-    };
+    let run = |command: &mut Command| assert!(command.status().unwrap().success());
+    let extract = |to: &Path| run(Command::new(std::env::current_exe().unwrap()).arg(CHILD).arg(&path).arg(to));
+    let copy = |to: &Path| run(Command::new("cp").arg(&plain).arg(to));
     // What cp copies is what was extracted.
     extract(&plain);
-    let copy = |to: &Path| assert!(Command::new("cp").arg(&plain).arg(to).status().unwrap().success());
+    for file in [&path, &plain] {
+        File::open(file).unwrap().sync_all().unwrap();
+    }
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..if quick() { 2 } else { 7 } {
         for (work, times) in [&extract as &dyn Fn(&Path), &copy].into_iter().zip(&mut times) {
@@ -132,7 +132,23 @@ fn contest(dir: &Path, title: &str, memfd: &Sparse) {
     }
 }
 
+const CHILD: &str = "extract-in-this-process";
+
+/// All of it: the image is decoded, too.
+fn child(image: &Path, to: &Path) {
+    let opened = Opened::open(image, &Options::default()).unwrap();
+    let item = opened.find(b"memfd").unwrap();
+    let done = opened.extract(&item, &File::create_new(to).unwrap()).unwrap();
+    assert_eq!((Some(done.bytes), done.holes), (item.size(), 0));
+}
+
 fn main() {
+    let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    if let [first, image, to] = &args[..]
+        && first == Path::new(CHILD)
+    {
+        return child(image, to);
+    }
     let dir = std::env::var_os("KHO_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = dir.join(format!("kho-bench-extract-{}", std::process::id()));
     std::fs::create_dir(&dir).unwrap();

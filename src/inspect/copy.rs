@@ -11,7 +11,7 @@ use crate::report::{Code, Fault};
 /// Bytes that are copied at a time: fits a cache, and is few system calls for a megabyte.
 const PIECE: usize = 256 << 10;
 /// Buffers on their way between the two threads of a large copy.
-const BUFFERS: usize = 4;
+const BUFFERS: usize = 16;
 /// Holes are asked for from multiples of this on, in bytes.
 const WINDOW: u64 = 1 << 30;
 /// What is zero in units of this becomes a hole: the smallest page of any file system that matters.
