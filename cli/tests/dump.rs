@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
-use common::{Handover, dtc, fixture, json, node, run, text};
+use common::{Handover, dtc, fixture, golden, json, node, run, text};
 use kho::abi::luo;
 use kho::block::BlockSet;
 use kho::compat::{Compat, CompatList};
@@ -279,13 +279,7 @@ fn the_tree_is_for_people_and_cannot_drive_their_terminal() {
 #[test]
 fn the_tree_of_the_frozen_machine() {
     let shown = run(0, &["dump", &frozen().0]);
-    let shown = shown.split_once('\n').unwrap().1;
-    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/frozen.txt");
-    if std::env::var_os("KHO_BLESS").is_some() {
-        std::fs::write(&golden, shown).unwrap();
-    }
-    let golden = std::fs::read_to_string(golden).unwrap();
-    assert!(shown == golden, "KHO_BLESS=1 writes what is shown now into tests/golden/frozen.txt:\n{shown}");
+    golden("tests/golden/frozen.txt", shown.split_once('\n').unwrap().1);
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use std::os::fd::AsRawFd as _;
 
-use common::{Handover, PICTURE, fixture, json, run};
+use common::{Handover, PICTURE, fixture, golden, json, run};
 use kho::handover::Outgoing;
 use kho::mem::{Frames as _, Order};
 use kho::payload::Array;
@@ -248,4 +248,11 @@ fn what_cannot_be_drawn() {
     let copy = copy.to_str().unwrap();
     assert!(run(2, &["map", copy, "-o", copy]).contains("is what would be drawn"));
     assert_eq!(std::fs::read(copy).unwrap(), std::fs::read(frozen()).unwrap());
+}
+
+/// The picture in README.md.
+#[test]
+fn the_picture_of_the_frozen_machine() {
+    let scratch = fixture("debugfs/before/out");
+    golden("../docs/frozen.svg", &drawn(&[&frozen(), "--scratch", scratch.to_str().unwrap()]));
 }

@@ -149,3 +149,14 @@ pub(crate) fn dtc(source: &str) -> Option<Output> {
     child.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
     Some(child.wait_with_output().unwrap())
 }
+
+/// What is shown must be what the file of the repository has. `KHO_BLESS=1` writes it there.
+#[track_caller]
+pub(crate) fn golden(path: &str, shown: &str) {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("KHO_BLESS").is_some() {
+        std::fs::write(&golden, shown).unwrap();
+    }
+    let golden = std::fs::read_to_string(golden).unwrap();
+    assert!(shown == golden, "KHO_BLESS=1 writes what is shown now into {path}:\n{shown}");
+}
