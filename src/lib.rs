@@ -56,16 +56,18 @@
 //! | `linux` | how the next kernel is told of a handover that was made for it |
 //! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
 //! | `transport` | how a handover travels: exec |
+//! | `kexec` | x86-64: the next kernel loaded from user space, with a handover that was authored |
 //! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
 //! | `inspect` | a dump, an arena or a device tree as one tree of values |
 //!
 //! # Features
 //! - none: `no_std` with `alloc`; reads, checks and plans. Depends on `zerocopy` and `thiserror` only.
 //! - `write`: device trees are written and handovers made ([`handover::Outgoing`]); adds `vm-fdt`.
-//! - `std` (default): arenas, images, files, exec; Linux only. Adds `rustix`, `libc` and `object`.
+//! - `std` (default): arenas, images, files, exec; Linux only. Adds `rustix`, `libc`, `object` and `radsort`.
 //! - `tracing` (default): an event for each step of plan and restore, with `std`: target `kho`, level debug, with `step`
 //!   (`check`, `plan`, `prepare`, `settle` or `commit`), `node` and `nanos`.
 //! - `serde`: findings, plans and layouts as values; with `std` also `inspect`.
+//! - `schema`: JSON Schemas of those values. Adds `schemars`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![warn(
     clippy::indexing_slicing,
