@@ -113,7 +113,7 @@ impl Owners {
         let backwards = claims.iter().rev().zip(claims.iter().rev().skip(1));
         let sorted = backwards.take_while(|(next, before)| before <= next).count().saturating_add(1);
         let (head, tail) = claims.split_at_mut(claims.len().saturating_sub(sorted));
-        sort(head);
+        sort_by_number(head, |claim| claim.0);
         let (mut head, mut tail) = (head.iter().peekable(), tail.iter().peekable());
         let both = core::iter::from_fn(move || match (head.peek(), tail.peek()) {
             (Some(first), Some(second)) if second < first => tail.next(),
@@ -218,16 +218,23 @@ impl Owners {
     }
 }
 
-/// Sorts by address: many of them by their distance from the lowest, in half as many passes as by the whole number.
-fn sort(claims: &mut [Claim]) {
+/// Sorts by a number of each. Of a plan of a million scattered pages, comparing them took a quarter; a radix sort by the
+/// distance from the lowest, which is short, takes half of that, if there are enough of them to pay for its tables.
+#[cfg(feature = "std")]
+pub(super) fn sort_by_number<T>(items: &mut [T], number: impl Fn(&T) -> u64) {
     const ENOUGH: usize = 256;
-    let lowest = claims.iter().min().map_or(0, |claim| claim.0);
-    let short = |claim: &Claim| u32::try_from(claim.0.wrapping_sub(lowest)).ok();
-    if claims.len() >= ENOUGH && claims.iter().all(|claim| short(claim).is_some()) {
-        radsort::sort_by_key(claims, |claim| short(claim).unwrap_or(u32::MAX));
+    let lowest = items.iter().map(&number).min().unwrap_or(0);
+    let short = |item: &T| u32::try_from(number(item).wrapping_sub(lowest)).ok();
+    if items.len() >= ENOUGH && items.iter().all(|item| short(item).is_some()) {
+        radsort::sort_by_key(items, |item| short(item).unwrap_or(u32::MAX));
     } else {
-        claims.sort_unstable();
+        items.sort_unstable_by_key(number);
     }
+}
+
+#[cfg(not(feature = "std"))]
+pub(super) fn sort_by_number<T>(items: &mut [T], number: impl Fn(&T) -> u64) {
+    items.sort_unstable_by_key(number);
 }
 
 /// Says which range is not preserved as a whole.

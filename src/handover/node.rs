@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::claims::Owners;
+use super::claims::{Owners, sort_by_number};
 use crate::abi::Plain;
 use crate::abi::vmalloc::Descriptor;
 use crate::block;
@@ -230,7 +230,7 @@ impl<'a, M: Memory> Node<'a, M> {
         let area = loaded.area;
         // In the order of their addresses, whatever that of the array is: neighbours are found faster than strangers.
         let mut blocks = area.blocks().to_vec();
-        sort_by_address(&mut blocks);
+        sort_by_number(&mut blocks, |pfn| pfn.get());
         let mut preserved = self.tree.blocks_of(area.order());
         let mut first = None;
         for block in blocks.into_iter().filter_map(|pfn| Folio::new(pfn, area.order())) {
@@ -332,22 +332,4 @@ impl<'a, M: Memory> Node<'a, M> {
         self.owners.enter(&self.part);
         result
     }
-}
-
-/// Sorts by address. Of a plan of a million scattered pages, comparing them took a quarter; a radix sort of short keys
-/// takes half of that, if there are enough of them to pay for its tables.
-#[cfg(feature = "std")]
-fn sort_by_address(pages: &mut [Pfn]) {
-    const ENOUGH: usize = 256;
-    let short = |pfn: &Pfn| u32::try_from(pfn.get()).ok();
-    if pages.len() >= ENOUGH && pages.iter().all(|pfn| short(pfn).is_some()) {
-        radsort::sort_by_key(pages, |pfn| short(pfn).unwrap_or(u32::MAX));
-    } else {
-        pages.sort_unstable();
-    }
-}
-
-#[cfg(not(feature = "std"))]
-fn sort_by_address(pages: &mut [Pfn]) {
-    pages.sort_unstable();
 }

@@ -32,9 +32,9 @@ pub use alloc::{Frame, FrameAllocator};
 pub use arena::{Arena, StillMapped};
 pub use bits::{Bits, Cursor, Numbers, Runs};
 pub use geometry::Geometry;
-#[cfg(feature = "std")]
-#[cfg(feature = "serde")]
+#[cfg(all(feature = "std", feature = "serde"))]
 pub(crate) use image::IOMEM;
+#[cfg(feature = "std")]
 pub use image::{Image, ImageKind, Source};
 #[cfg(feature = "std")]
 pub use map::{MapFailed, Mapping};
