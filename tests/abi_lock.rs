@@ -100,9 +100,9 @@ fn page_sizes_and_device_trees_are_in_it() {
             assert!(entry.lines().any(|other| other == format!("  {line}")), "{key}: {line}\n{entry}");
         }
     };
-    has("radix-v1", &["page  4K depth = 6", "page 16K depth = 5", "page 64K depth = 4", "page 64K leaf bits = 19"]);
+    has("radix-v1", &["page 4K depth = 6", "page 16K depth = 5", "page 64K depth = 4", "page 64K leaf bits = 19"]);
     has("vmalloc-v1", &["page 16K addresses per chunk = 2047", "const FLAGS = 3 (0x3 u16)"]);
-    has("luo-v5", &["page  4K sessions per block = 51", "page 64K files per block = 1023", "published Linux 7.2"]);
+    has("luo-v5", &["page 4K sessions per block = 51", "page 64K files per block = 1023", "published Linux 7.2"]);
     has("kho-v4", &["property /* blob-size = native u64", "property / preserved-memory-map = native u64"]);
     has("kho-test-v1", &["property /data csum = native u32", "const MAGIC_VALUE = 1263030049 (0x4b484f21 u32)"]);
     has("reserve-mem-v1", &["property /* start = native u64"]);

@@ -98,7 +98,7 @@ impl Entry {
         }
         for formula in component.formulas {
             for geometry in Geometry::ALL {
-                let key = alloc::format!("page {geometry:>3} {}", formula.name);
+                let key = alloc::format!("page {geometry} {}", formula.name);
                 entry.values.insert(key, (formula.of)(geometry).to_string());
             }
         }

@@ -9,7 +9,7 @@ fn field(offset: u64, size: u64, name: &str, ty: &str) -> Field {
 /// `shop-vN`: one structure of three fields, and three values.
 fn shop(version: u32) -> Entry {
     let fields = vec![field(0, 8, "next", "U64"), field(8, 4, "count", "U32"), field(12, 4, "flags", "U32")];
-    let values = [("const MAGIC", "0x7 (u32)"), ("const FLAG", "0x1 (u16)"), ("page  4K records", "63")];
+    let values = [("const MAGIC", "0x7 (u32)"), ("const FLAG", "0x1 (u16)"), ("page 4K records", "63")];
     Entry {
         key: format!("shop-v{version}"),
         values: values.map(|(key, value)| (key.to_string(), value.to_string())).into(),
@@ -125,13 +125,13 @@ fn constants_and_formulas() {
         now.values.remove("const MAGIC");
     });
     assert_eq!(removed, ["const MAGIC: gone, was 0x7 (u32)"]);
-    let mut set = |key: &'static str, value: &'static str| {
+    let set = |key: &'static str, value: &'static str| {
         said(move |now| {
             now.values.insert(key.into(), value.into());
         })
     };
     assert_eq!(set("const FLAG", "0x1 (u32)"), ["const FLAG: value 0x1 (u16) -> 0x1 (u32)"]);
-    assert_eq!(set("page  4K records", "62"), ["page  4K records: value 63 -> 62"]);
+    assert_eq!(set("page 4K records", "62"), ["page 4K records: value 63 -> 62"]);
     assert_eq!(set("property /data csum", "native u32"), ["property /data csum: new, native u32"]);
 }
 
@@ -215,7 +215,7 @@ shop-v1
   fingerprint 8d03f0a6d9ab4b1c
   const FLAG = 0x1 (u16)
   const MAGIC = 0x7 (u32)
-  page  4K records = 63
+  page 4K records = 63
   struct Order: 16 bytes, aligned to 8
     0 +8 next: U64
     8 +4 count: U32
