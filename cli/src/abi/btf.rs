@@ -18,7 +18,7 @@ const NAME: usize = 256;
 const STEPS: u32 = 1 << 18;
 /// So often may each byte be read: names are read wherever they are used, and one long name that everything has would
 /// be copied without end. A real kernel needs three times.
-const READS_PER_BYTE: usize = 32;
+const READS_PER_BYTE: usize = 16;
 
 /// A structure that is handed over.
 pub(super) struct Found {
@@ -122,7 +122,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             self.flush();
-            if at % 8 != 0 {
+            if !at.is_multiple_of(8) {
                 return Err("a field between two bytes");
             }
             match self.resolve(member.tid())? {
