@@ -1,7 +1,7 @@
 //! What may not change under a version, as a file: `abi.lock` in the root of the repository.
 //!
 //! An [`Entry`] for each component and version: its structures with every offset, its constants, its numbers by page
-//! size, its device tree properties. [`of_code`] makes the entries from [`COMPONENTS`](crate::abi::COMPONENTS),
+//! size, its device tree properties. [`of_code`] makes the entries from [`COMPONENTS`],
 //! [`Lock::parse`] reads those of the file, and [`Lock::check`] tells how the two differ, field by field.
 //!
 //! An entry that is marked published never changes again: [`Lock::bless`] refuses. It is kept, marked retired, when the
