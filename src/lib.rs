@@ -48,6 +48,7 @@
 //! | [`report`] | findings: code, class, place, found, expected |
 //! | [`compat`] | names and versions of layouts, lists of them, and how two sides differ |
 //! | [`abi`] | wire formats: structures with their offsets, constants; no behaviour |
+//! | [`lock`] | what may not change under a version: `abi.lock`, and how two states of it differ |
 //! | [`fdt`] | device trees: a validating reader, a writer, a printer of source |
 //! | [`mem`] | addresses, memory, frames; arenas, images, mappings |
 //! | [`radix`], [`vmalloc`], [`block`] | which pages are preserved; scattered pages as one array; records in linked pages |
@@ -112,6 +113,7 @@ pub mod kexec;
 pub mod linux;
 #[cfg(feature = "std")]
 pub mod liveupdate;
+pub mod lock;
 pub mod luo;
 pub mod mem;
 pub mod memblock;

@@ -1,5 +1,6 @@
 //! The command `kho`: show, check and demonstrate handovers.
 
+mod abi;
 mod check;
 mod demo;
 mod dump;
@@ -55,6 +56,8 @@ enum Command {
     Luo(luo::Args),
     /// Load the next kernel from user space, with a handover that a program authored (x86-64)
     Kexec(kexec::Args),
+    /// Show the layouts that a kernel hands over, and compare them with another's or with our own
+    Abi(abi::Args),
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Schema(args) => schema::run(&args),
         Command::Luo(args) => luo::run(&args),
         Command::Kexec(args) => kexec::run(&args),
+        Command::Abi(args) => abi::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kho", &mut script);

@@ -9,6 +9,7 @@
 //!
 //! Sources: the UAPI and ABI headers of Linux 7.2.13 and 7.3.4 as facts, checked on running kernels.
 
+mod components;
 mod wire;
 
 pub mod arena;
@@ -26,6 +27,7 @@ pub mod radix;
 pub mod vmalloc;
 pub mod x86_boot;
 
+pub use components::{COMPONENTS, Component, Constant, Formula, Key, Property, Value};
 pub use wire::{Field, Layout, Plain, Wire};
 
 /// The layout of every structure here, in the order of the files.
