@@ -58,6 +58,7 @@
 //! | `transport` | how a handover travels: exec |
 //! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
 //! | `inspect` | a dump, an arena or a device tree as one tree of values |
+//! | `successor` | what a next kernel understands, from its image, and what would become of a handover in it |
 //!
 //! # Features
 //! - none: `no_std` with `alloc`; reads, checks and plans. Depends on `zerocopy` and `thiserror` only.
@@ -65,7 +66,8 @@
 //! - `std` (default): arenas, images, files, exec; Linux only. Adds `rustix`, `libc` and `object`.
 //! - `tracing` (default): an event for each step of plan and restore, with `std`: target `kho`, level debug, with `step`
 //!   (`check`, `plan`, `prepare`, `settle` or `commit`), `node` and `nanos`.
-//! - `serde`: findings, plans and layouts as values; with `std` also `inspect`.
+//! - `serde`: findings, plans and layouts as values; with `std` also `inspect` and `successor`.
+//! - `images`: packed images of kernels are unpacked; adds `flate2`, `lzma-rust2`, `ruzstd`, `lz4_flex` and `bzip2`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![warn(
     clippy::indexing_slicing,
@@ -122,6 +124,8 @@ pub mod report;
 pub mod selftest;
 #[cfg(test)]
 mod testing;
+#[cfg(all(feature = "std", feature = "serde"))]
+pub mod successor;
 pub mod text;
 mod trace;
 #[cfg(feature = "std")]
