@@ -122,10 +122,10 @@ pub mod payload;
 pub mod radix;
 pub mod report;
 pub mod selftest;
-#[cfg(test)]
-mod testing;
 #[cfg(all(feature = "std", feature = "serde"))]
 pub mod successor;
+#[cfg(test)]
+mod testing;
 pub mod text;
 mod trace;
 #[cfg(feature = "std")]

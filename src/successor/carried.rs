@@ -91,15 +91,17 @@ impl Carried {
 
 impl From<&Decoded> for Carried {
     fn from(decoded: &Decoded) -> Carried {
-        let mut carried = Carried { page_size: decoded.page_size.as_ref().map(|page| page.bytes), ..Carried::default() };
+        let mut carried =
+            Carried { page_size: decoded.page_size.as_ref().map(|page| page.bytes), ..Carried::default() };
         carried.root(&decoded.root.compatible);
         for node in &decoded.nodes {
             carried.node(node, &decoded.findings);
         }
         // A mismatch is for the successor to judge: it may well read what this library does not.
-        let broken = decoded.findings.iter().filter(|problem| {
-            problem.severity == Severity::Error && !matches!(problem.class, Class::Mismatch)
-        });
+        let broken = decoded
+            .findings
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error && !matches!(problem.class, Class::Mismatch));
         let fields = |problem: &Problem| {
             let item = problem.item.clone().unwrap_or_default();
             (problem.code, problem.node.clone(), item, problem.text.clone())

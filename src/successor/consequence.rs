@@ -44,7 +44,9 @@ impl Consequence {
             Consequence::AllMemoryLost => {
                 "the next kernel says so in one line of its log and boots cold, with new scratch: all preserved memory is lost"
             }
-            Consequence::Panic => "the next kernel panics early in its boot, whether liveupdate=on or not, unless kho=off",
+            Consequence::Panic => {
+                "the next kernel panics early in its boot, whether liveupdate=on or not, unless kho=off"
+            }
             Consequence::SessionsUnreachable => {
                 "the next kernel boots; the first open of /dev/liveupdate fails with EIO, and every one after it: no \
                  session can be retrieved"
@@ -53,9 +55,15 @@ impl Consequence {
                 "the next kernel boots without live update: no session can be retrieved, and their memory stays reserved \
                  until it is left"
             }
-            Consequence::AllocatedAfresh => "the next kernel allocates the reserved memory afresh: what was in it is lost",
-            Consequence::MetadataIgnored => "the next kernel ignores it, and does not log who handed over; nothing is lost",
-            Consequence::StaysReserved => "the next kernel does not take it: its memory stays reserved until it is left",
+            Consequence::AllocatedAfresh => {
+                "the next kernel allocates the reserved memory afresh: what was in it is lost"
+            }
+            Consequence::MetadataIgnored => {
+                "the next kernel ignores it, and does not log who handed over; nothing is lost"
+            }
+            Consequence::StaysReserved => {
+                "the next kernel does not take it: its memory stays reserved until it is left"
+            }
             Consequence::Misread => {
                 "the next kernel does not notice, and reads it as something else: wrong memory is taken for preserved"
             }
@@ -68,7 +76,9 @@ impl Consequence {
     pub const fn advice(self) -> &'static str {
         match self {
             Consequence::None => "nothing",
-            Consequence::AllMemoryLost => "choose a kernel that reads this root; a cold boot is what you get from this one",
+            Consequence::AllMemoryLost => {
+                "choose a kernel that reads this root; a cold boot is what you get from this one"
+            }
             Consequence::Panic => {
                 "choose a kernel that reads this version; to give up all that is preserved, boot this one with kho=off"
             }
@@ -76,9 +86,13 @@ impl Consequence {
                 "choose a kernel that has the handler in this version, or take these files out of their sessions first"
             }
             Consequence::NoLiveUpdate => "choose a kernel with CONFIG_LIVEUPDATE, or finish the sessions first",
-            Consequence::AllocatedAfresh => "save what is in the reserved memory, or choose a kernel that reads this version",
+            Consequence::AllocatedAfresh => {
+                "save what is in the reserved memory, or choose a kernel that reads this version"
+            }
             Consequence::MetadataIgnored => "nothing",
-            Consequence::StaysReserved => "leave it out of the handover, or accept that its memory is missing until then",
+            Consequence::StaysReserved => {
+                "leave it out of the handover, or accept that its memory is missing until then"
+            }
             Consequence::Misread => "do not go: choose a kernel with the same layout and the same page size",
             Consequence::Unforeseen => "do not go before it is known why: see kho check",
         }
@@ -89,7 +103,11 @@ impl Consequence {
         let is_head = [kho::COMPATIBLE, kho::PRESERVED_MEMORY_MAP].contains(&item);
         let is_chain = matches!(code, Code::BlockCount | Code::ListCycle | Code::ListLong);
         if node == "/" {
-            return if is_head || code == Code::NoHandover { Consequence::AllMemoryLost } else { Consequence::Unforeseen };
+            return if is_head || code == Code::NoHandover {
+                Consequence::AllMemoryLost
+            } else {
+                Consequence::Unforeseen
+            };
         }
         if node.strip_prefix('/') != Some(luo::NODE) {
             return Consequence::Unforeseen;

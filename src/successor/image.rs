@@ -229,12 +229,7 @@ fn linux_section(image: &[u8]) -> Result<Span, Fault> {
 }
 
 /// What the kernel itself says.
-fn innermost(
-    kind: Kind,
-    image: &[u8],
-    scanner: Option<Scanner>,
-    mut profile: Profile,
-) -> Result<Profile, Fault> {
+fn innermost(kind: Kind, image: &[u8], scanner: Option<Scanner>, mut profile: Profile) -> Result<Profile, Fault> {
     let mut header_says = |bytes: Option<u64>| {
         profile.page_size = bytes;
         profile.page_size_by = bytes.map(|_| By::Header);
@@ -298,7 +293,10 @@ fn sections(image: &[u8]) -> Result<Sections, Fault> {
     let versions = data(b".liveupdate_versions")?.map(|(bytes, at)| -> Result<Vec<(String, u64)>, Fault> {
         let entries = scan::table(bytes, true).ok_or_else(|| {
             let head = bytes.get(..8).unwrap_or(bytes);
-            Fault::new(Code::Magic).item(".liveupdate_versions").offset(at).found(head.escape_ascii())
+            Fault::new(Code::Magic)
+                .item(".liveupdate_versions")
+                .offset(at)
+                .found(head.escape_ascii())
                 .expected("0x4c565550 and version 1")
         })?;
         Ok(entries.into_iter().map(|(text, place)| (text, place.saturating_add(at))).collect())

@@ -24,6 +24,8 @@ mod plan;
 mod profile;
 mod scan;
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests;
 mod unpack;
 

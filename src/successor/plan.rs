@@ -60,7 +60,7 @@ pub struct Line {
     pub node: String,
     /// What the handover has: `memfd-v2`; empty where that could not be read.
     pub component: String,
-    /// How many files of it there are, for a handler of files; else 1.
+    /// How many files of it there are, for sessions and handlers of files; how often it was found, for what is broken.
     pub count: u64,
     /// What the successor reads of that name.
     pub reads: Vec<String>,
@@ -211,7 +211,10 @@ struct Judge<'a> {
 impl<'a> Judge<'a> {
     fn line(&self) -> Line {
         let item = self.item;
-        let base = Line { count: item.count, ..line(&item.node, &item.components.join(", "), Verdict::Fine, None, Consequence::None) };
+        let base = Line {
+            count: item.count,
+            ..line(&item.node, &item.components.join(", "), Verdict::Fine, None, Consequence::None)
+        };
         let Some((found, judged)) = self.judged() else {
             return self.unread(base);
         };
@@ -319,7 +322,11 @@ impl<'a> Judge<'a> {
         Line {
             verdict,
             code: Some(if unknown { Code::ComponentDropped } else { fault.code() }),
-            why: if unknown { format!("{}: {}", Code::ComponentDropped, fault.found_text()) } else { fault.to_string() },
+            why: if unknown {
+                format!("{}: {}", Code::ComponentDropped, fault.found_text())
+            } else {
+                fault.to_string()
+            },
             consequence,
             then: consequence.then(),
             advice: consequence.advice(),
@@ -329,7 +336,8 @@ impl<'a> Judge<'a> {
 
     fn silent(&self, base: Line) -> Line {
         let fault = Fault::new(Code::SuccessorSilent).found(base.component.escape_debug());
-        let fault = fault.expected("a handler in the image, or in a module that is loaded before /dev/liveupdate is opened");
+        let fault =
+            fault.expected("a handler in the image, or in a module that is loaded before /dev/liveupdate is opened");
         Line {
             verdict: Verdict::Untold,
             code: Some(fault.code()),

@@ -159,7 +159,8 @@ impl Profile {
     /// Whether this is anything that could be a next kernel: it has a banner, or somebody says what it reads.
     #[must_use]
     pub fn is_kernel(&self) -> bool {
-        self.banner.is_some() || self.understands.iter().any(|statement| statement.by != By::Strings)
+        let said = [By::Operator, By::LiveupdateVersions, By::VersionTable];
+        self.banner.is_some() || self.understands.iter().any(|statement| said.contains(&statement.by))
     }
 
     /// Whether anything of it is known by strings alone.

@@ -161,7 +161,8 @@ impl Scanner {
             }
             let Ok(found) = Compat::parse(&text) else { continue };
             let told = profile.understands.iter().any(|statement| {
-                statement.by != By::Strings && statement.reads().is_ok_and(|reads| reads.newest().name() == found.name())
+                statement.by != By::Strings
+                    && statement.reads().is_ok_and(|reads| reads.newest().name() == found.name())
             });
             if !told && (!profile.handlers_complete || NO_HANDLERS.contains(&found.name())) {
                 profile.understands.push(Statement {
@@ -228,8 +229,7 @@ pub(super) fn table(bytes: &[u8], section: bool) -> Option<Vec<(String, u64)>> {
 /// Adds what a table says.
 pub(super) fn add_table(profile: &mut Profile, entries: Vec<(String, u64)>, by: By) {
     profile.handlers_complete = true;
-    let statement =
-        |(component, offset)| Statement { component, oldest: None, by, offset: Some(offset) };
+    let statement = |(component, offset)| Statement { component, oldest: None, by, offset: Some(offset) };
     profile.understands.extend(entries.into_iter().map(statement));
 }
 

@@ -94,12 +94,7 @@ pub(super) fn unpack(
 }
 
 #[cfg(not(feature = "images"))]
-pub(super) fn unpack(
-    packing: Packing,
-    _: &[u8],
-    _: u64,
-    _: &mut dyn FnMut(&[u8], bool),
-) -> Result<Vec<u8>, Fault> {
+pub(super) fn unpack(packing: Packing, _: &[u8], _: u64, _: &mut dyn FnMut(&[u8], bool)) -> Result<Vec<u8>, Fault> {
     let fault = Fault::new(Code::ImagePacking).found(packing.name());
     Err(fault.expected("an image that is not packed: kho was built without its feature `images`"))
 }
