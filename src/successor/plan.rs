@@ -200,7 +200,7 @@ fn page_size(carried: &Carried, successor: &Profile) -> Option<Line> {
     let (found, expected) = carried.page_size.zip(successor.page_size)?;
     let fault = Fault::new(Code::PageSize).found(found).expected(expected);
     let line = line("/", "", Verdict::Refused, Some(&fault), Consequence::Misread);
-    (found != expected).then(|| Line { by: successor.page_size_by, ..line })
+    (found != expected).then_some(Line { by: successor.page_size_by, ..line })
 }
 
 struct Judge<'a> {
