@@ -41,6 +41,9 @@ fn node(plan: &Plan, component: &str) -> (Verdict, Option<Code>, Consequence) {
     (line.verdict, line.code, line.consequence)
 }
 
+/// What the fixture says instead; what the successor reads; the component, and what becomes of it; the answer.
+type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str, Verdict, Option<Code>, Consequence, Answer);
+
 #[test]
 fn each_mismatch_has_its_consequence() {
     use Consequence::{
@@ -50,8 +53,7 @@ fn each_mismatch_has_its_consequence() {
     use Verdict::{Dropped, Fine, Refused};
     let newer = Some(Code::VersionNewer);
     let older = Some(Code::VersionOlder);
-    // What the fixture says instead; what the successor reads; the component, and what becomes of it.
-    let rows: &[(&[(&str, &str)], &str, &str, Verdict, Option<Code>, Consequence, Answer)] = &[
+    let rows: &[Row<'_>] = &[
         (&[], ALL, "kho-v4", Fine, None, TakenOver, Answer::Go),
         (&[], ALL, "luo-v5", Fine, None, TakenOver, Answer::Go),
         (&[], ALL, "memfd-v2", Fine, None, TakenOver, Answer::Go),
