@@ -1,7 +1,9 @@
 //! Unpacking, bounded: how much comes out, and how much memory an unpacker takes for its window.
 
+#[cfg(feature = "images")]
 use std::io::{self, Read};
 
+#[cfg(feature = "images")]
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
 
