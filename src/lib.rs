@@ -60,6 +60,7 @@
 //! | `kexec` | x86-64: the next kernel loaded from user space, with a handover that was authored |
 //! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
 //! | `inspect` | a dump, an arena or a device tree as one tree of values |
+//! | `successor` | what a next kernel understands, from its image, and what would become of a handover in it |
 //!
 //! # Features
 //! - none: `no_std` with `alloc`; reads, checks and plans. Depends on `zerocopy` and `thiserror` only.
@@ -67,8 +68,9 @@
 //! - `std` (default): arenas, images, files, exec; Linux only. Adds `rustix`, `libc`, `object` and `radsort`.
 //! - `tracing` (default): an event for each step of plan and restore, with `std`: target `kho`, level debug, with `step`
 //!   (`check`, `plan`, `prepare`, `settle` or `commit`), `node` and `nanos`.
-//! - `serde`: findings, plans and layouts as values; with `std` also `inspect`.
-//! - `schema`: JSON Schemas of those values. Adds `schemars`.
+//! - `schema`: JSON Schemas of the values of `serde`. Adds `schemars`.
+//! - `serde`: findings, plans and layouts as values; with `std` also `inspect` and `successor`.
+//! - `images`: packed images of kernels are unpacked; adds `flate2`, `lzma-rust2`, `ruzstd`, `lz4_flex` and `bzip2`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![warn(
     clippy::indexing_slicing,
@@ -124,6 +126,8 @@ pub mod payload;
 pub mod radix;
 pub mod report;
 pub mod selftest;
+#[cfg(all(feature = "std", feature = "serde"))]
+pub mod successor;
 #[cfg(test)]
 mod testing;
 pub mod text;

@@ -8,6 +8,7 @@ mod extract;
 mod kexec;
 mod luo;
 mod map;
+mod plan;
 mod schema;
 mod source;
 mod units;
@@ -34,6 +35,7 @@ Examples:
   kho map vmcore -o map.svg         its memory, and who owns what
   kho check vmcore                  everything that is wrong with what a machine handed over
   kho extract vmcore --all files    every memfd of every session as a file
+  kho plan vmcore --against Image   whether a next kernel would take it, and what happens if not
   kho luo preflight 7 8             whether Linux would keep these files over a kexec
 
 Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
@@ -50,7 +52,11 @@ enum Command {
     Extract(extract::Args),
     /// Draw physical memory and who owns it
     Map(map::Args),
-    /// Print the JSON Schema of what dump, check or map print as JSON
+    /// Say what would become of a handover in a next kernel, before it is made
+    Plan(plan::Args),
+    /// Show what a kernel understands, from its image
+    Understands(plan::Understands),
+    /// Print the JSON Schema of what dump, check, map, plan or understands print as JSON
     Schema(schema::Args),
     /// Keep files over a kexec, in sessions of /dev/liveupdate
     Luo(luo::Args),
@@ -78,6 +84,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Map(args) => map::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Understands(args) => plan::understands(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Luo(args) => luo::run(&args),
         Command::Kexec(args) => kexec::run(&args),

@@ -27,6 +27,8 @@ enum Of {
     Dump,
     Check,
     Map,
+    Plan,
+    Understands,
 }
 
 impl Of {
@@ -35,6 +37,8 @@ impl Of {
             Of::Dump => include_str!("../schema/dump.schema.json"),
             Of::Check => include_str!("../schema/check.schema.json"),
             Of::Map => include_str!("../schema/map.schema.json"),
+            Of::Plan => include_str!("../schema/plan.schema.json"),
+            Of::Understands => include_str!("../schema/understands.schema.json"),
         }
     }
 }
@@ -80,6 +84,8 @@ mod tests {
                 Of::Dump => generator.root_schema_for::<Shown<kho::inspect::Decoded>>(),
                 Of::Check => generator.root_schema_for::<crate::check::Report<'_>>(),
                 Of::Map => generator.root_schema_for::<Shown<crate::map::Report<'_>>>(),
+                Of::Plan => generator.root_schema_for::<crate::plan::Report<'_>>(),
+                Of::Understands => generator.root_schema_for::<kho::successor::Profile>(),
             };
             let name = of.to_possible_value().unwrap().get_name().to_owned();
             schema.insert("title".into(), format!("kho {name} --format json").into());

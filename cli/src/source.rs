@@ -89,6 +89,11 @@ impl Source {
         self.opened(true).map(|opened| opened.decoded)
     }
 
+    /// Whether it is said to be memory, whatever it looks like.
+    pub(crate) const fn is_memory(&self) -> bool {
+        self.base.is_some() || self.fdt.is_some()
+    }
+
     /// Refuses to write over what is looked at.
     pub(crate) fn is_not(&self, output: &Path) -> Result<(), String> {
         let same = std::fs::canonicalize(output).ok().zip(std::fs::canonicalize(&self.file).ok());
@@ -135,9 +140,9 @@ impl Source {
 
 pub(crate) const BOLD: Style = Style::new().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
-const GREEN: Style = AnsiColor::Green.on_default();
-const RED: Style = AnsiColor::Red.on_default().bold();
-const YELLOW: Style = AnsiColor::Yellow.on_default();
+pub(crate) const GREEN: Style = AnsiColor::Green.on_default();
+pub(crate) const RED: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const YELLOW: Style = AnsiColor::Yellow.on_default();
 
 /// Text in a style. What is printed goes through [`print()`], which takes the style away where it would be noise.
 pub(crate) fn paint(style: Style, text: impl fmt::Display) -> String {

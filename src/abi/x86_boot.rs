@@ -56,6 +56,10 @@ pub const CMD_LINE_PTR: usize = 0x228;
 pub const INITRD_ADDR_MAX: usize = 0x22c;
 /// u32: how the kernel is to be aligned.
 pub const KERNEL_ALIGNMENT: usize = 0x230;
+/// u32: where the packed kernel starts, counted from the end of the setup code; in version 2.8 and later.
+pub const PAYLOAD_OFFSET: usize = 0x248;
+/// u32: bytes of it, with the four that tell its unpacked size.
+pub const PAYLOAD_LENGTH: usize = 0x24c;
 /// u8: not 0 when the kernel may be anywhere.
 pub const RELOCATABLE: usize = 0x234;
 /// u16: flags.

@@ -180,4 +180,11 @@ codes! {
 
     // Handovers that are written for Linux.
     RootFull = "root-full", Unsupported, Warning, "a root FDT without room in its page for all that only this library reads";
+
+    // What a successor understands, read from its image.
+    ImageLimit = "image-limit", Unsupported, Error, "an image that is larger, or unpacks to more, than is read of it";
+    ImagePacking = "image-packing", Unsupported, Error, "packed in a way that is not unpacked here";
+    ImagePacked = "image-packed", Corrupt, Error, "packed data that its unpacker refuses";
+    SuccessorWithout = "successor-without", Mismatch, Error, "a successor that was built without what reads this";
+    SuccessorSilent = "successor-silent", Unsupported, Warning, "nothing says whether the successor reads this";
 }

@@ -52,14 +52,19 @@ impl Kernel {
     }
 }
 
-/// The kernels for an architecture, by version; none where those or QEMU are missing and need not be there.
-pub(crate) fn kernels(arch: Arch) -> Vec<Kernel> {
+/// The images of kernels for an architecture, to be read and not to be run.
+pub(crate) fn images(arch: Arch) -> Vec<Kernel> {
     let kernels = found(arch);
     if kernels.is_empty() {
         lacks("kernel", &format!("a kernel *{} in {} (or KHO_TEST_KERNELS=DIR)", arch.ending(), folder().display()));
-        return kernels;
     }
-    if !qemu::is_there(arch) {
+    kernels
+}
+
+/// The kernels for an architecture, by version; none where those or QEMU are missing and need not be there.
+pub(crate) fn kernels(arch: Arch) -> Vec<Kernel> {
+    let kernels = images(arch);
+    if !kernels.is_empty() && !qemu::is_there(arch) {
         lacks("qemu", &format!("qemu (apt-get install {})", qemu::package(arch)));
         return Vec::new();
     }

@@ -1,0 +1,94 @@
+//! `kho plan` and `kho understands`: exit codes, what is printed, and that nothing of an image drives the terminal.
+
+mod common;
+
+use common::{fixture, json, run};
+
+/// An image that is nothing but these strings and a banner.
+fn image(strings: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut bytes = vec![0; 0x38];
+    bytes.extend_from_slice(b"ARM\x64\0Linux version 9.9 \x1b[31m(red)\n\0");
+    strings.split(' ').for_each(|text| bytes.extend([text.as_bytes(), b"\0"].concat()));
+    bytes[0x18] = 0b10;
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+fn schema_takes(name: &str, value: &serde_json::Value) {
+    let schema = serde_json::from_str(&run(0, &["schema", name])).unwrap();
+    jsonschema::validate(&schema, value).unwrap();
+}
+
+const ALL: &str = "kho-v4 luo-v5 memfd-v2 memblock-v1 kho-test-v1 kexec-metadata";
+
+#[test]
+fn go_refused_and_cannot_be_told() {
+    let frozen = fixture("frozen.core");
+    let frozen = frozen.to_str().unwrap();
+    let next = image(ALL);
+    let args = |image: &tempfile::NamedTempFile| {
+        ["plan", frozen, "--against", image.path().to_str().unwrap()].map(String::from).to_vec()
+    };
+    let plan = |code: i32, strings: &str| {
+        let image = image(strings);
+        let args = args(&image);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        (run(code, &args), json(code, &args))
+    };
+    let (shown, report) = plan(0, ALL);
+    assert!(shown.ends_with(": go\n") && shown.contains("Linux version 9.9") && !shown.contains('\u{1b}'), "{shown}");
+    assert_eq!((&report["answer"], &report["lines"][0]["by"]), (&"go".into(), &"strings".into()));
+    schema_takes("plan", &report);
+
+    let (shown, report) = plan(1, &ALL.replace("luo-v5", "luo-v6"));
+    assert!(shown.contains("version-older: found luo-v5, expected luo-v6"), "{shown}");
+    assert!(shown.contains("the next kernel panics") && shown.ends_with(": refused\n"), "{shown}");
+    let lines = report["lines"].as_array().unwrap();
+    let luo = lines.iter().find(|line| line["component"] == "luo-v5").unwrap();
+    assert_eq!(
+        (&luo["verdict"], &luo["code"], &luo["consequence"]),
+        (&"refused".into(), &"version-older".into(), &"panic".into())
+    );
+    schema_takes("plan", &report);
+    let (shown, _) = plan(1, &ALL.replace("kho-v4", "kho-v5"));
+    assert!(shown.contains("all preserved memory is lost") && shown.contains("8 components behind it"), "{shown}");
+
+    // A kernel against a kernel, and what is required.
+    let path = next.path().to_str().unwrap();
+    assert!(run(0, &["plan", path, "--against", path]).ends_with(": go\n"));
+    let poor = image(&ALL.replace("memblock-v1", "x"));
+    let poor = poor.path().to_str().unwrap();
+    assert!(run(0, &["plan", frozen, "--against", poor]).ends_with("go, 1 will be dropped\n"));
+    assert!(run(1, &["plan", frozen, "--require", "memblock", "--against", poor]).contains("allocates the reserved"));
+    let modules = image(&format!("{ALL} vfio-pci-v1"));
+    let modules = modules.path().to_str().unwrap();
+    let output = common::kho(["plan", modules, "--against", path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(common::text(&output.stdout).ends_with(": cannot be told\n"));
+    // What is none.
+    assert!(run(2, &["plan", frozen, "--against", frozen]).contains("file-kind"));
+    assert!(run(2, &["plan", frozen, "--against", "/nowhere"]).contains("/nowhere: "));
+}
+
+#[test]
+fn a_profile_is_printed_and_pinned() {
+    let next = image(ALL);
+    let path = next.path().to_str().unwrap();
+    let shown = run(0, &["understands", path]);
+    assert!(shown.contains("\\u{1b}[31m(red)") && !shown.contains("\u{1b}[31m(red)"), "{shown}");
+    assert!(shown.contains("a string, heuristic") && shown.contains("page size  4 KiB (header)"), "{shown}");
+    let profile = json(0, &["understands", path]);
+    schema_takes("understands", &profile);
+    let pinned = tempfile::NamedTempFile::new().unwrap();
+    let frozen = fixture("frozen.core");
+    let args = ["plan", frozen.to_str().unwrap(), "--against", pinned.path().to_str().unwrap()];
+    std::fs::write(pinned.path(), profile.to_string()).unwrap();
+    assert!(run(0, &args).ends_with(": go\n"));
+    std::fs::write(pinned.path(), profile.to_string().replace("memfd-v2", "memfd-v9")).unwrap();
+    assert!(run(1, &args).contains("EIO"));
+    std::fs::write(pinned.path(), r#"{"profile": 7}"#).unwrap();
+    assert!(run(2, &args).contains("version-newer"));
+    std::fs::write(pinned.path(), "{ no").unwrap();
+    assert!(run(2, &args).contains("not a profile"));
+}

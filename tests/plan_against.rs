@@ -1,0 +1,84 @@
+//! What real kernels understand, from their images; and the same images with a version changed. See `kernels/mod.rs`
+//! for what that needs.
+
+use std::io::Read as _;
+
+use kho::inspect::{self, Options};
+use kho::successor::{Answer, By, Carried, Consequence, Plan, Profile, Verdict};
+
+mod kernels;
+
+use kernels::{Arch, Kernel, images};
+
+fn frozen() -> Carried {
+    Carried::from(&inspect::open("tests/data/linux-7.2-x86_64/frozen.core", &Options::default()).unwrap())
+}
+
+fn all() -> impl Iterator<Item = Kernel> {
+    [Arch::X86, Arch::Arm64].into_iter().flat_map(images)
+}
+
+/// The kernel itself, unpacked: vmlinux of x86-64, Image of arm64.
+fn unpacked(kernel: &Kernel) -> Vec<u8> {
+    let image = kernel.bytes();
+    if kernel.arch == Arch::Arm64 {
+        return image;
+    }
+    let word = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().unwrap()) as usize;
+    let start = (usize::from(image[0x1f1]) + 1) * 512 + word(0x248);
+    let mut vmlinux = Vec::new();
+    let packed = &image[start..start + word(0x24c)];
+    match packed[0] {
+        0xfd => lzma_rust2::XzReader::new(packed, false).read_to_end(&mut vmlinux).unwrap(),
+        0x1f => flate2::read::GzDecoder::new(packed).read_to_end(&mut vmlinux).unwrap(),
+        other => panic!("this test does not unpack {other:#x}"),
+    };
+    vmlinux
+}
+
+fn change(image: &mut [u8], from: &str, to: &str) {
+    assert_eq!(from.len(), to.len());
+    let from = [from.as_bytes(), b"\0"].concat();
+    let places: Vec<usize> = (0..image.len() - from.len()).filter(|&at| image[at..].starts_with(&from)).collect();
+    assert!(!places.is_empty(), "{from:?}");
+    places.iter().for_each(|&at| image[at..at + to.len()].copy_from_slice(to.as_bytes()));
+}
+
+#[test]
+fn go_for_the_kernels_that_there_are() {
+    for kernel in all() {
+        let next = Profile::of_image(&kernel.path).unwrap();
+        let banner = next.banner.clone().unwrap();
+        assert!(banner.starts_with(&format!("Linux version {}", kernel.version)), "{banner}");
+        assert_eq!((next.page_size, next.page_size_by), (Some(4096), Some(By::Header)));
+        let plan = Plan::new(&frozen(), &next, &[]);
+        assert_eq!(plan.answer, Answer::Go, "{plan:#?}");
+        assert_eq!(plan.count(Verdict::Fine), 9, "{plan:#?}");
+        // They say it by strings, and the plan says so.
+        assert!(plan.notes.iter().any(|note| note.starts_with("heuristic: ")), "{plan:#?}");
+        let plan = Plan::new(&Carried::written_by(&next), &next, &[]);
+        assert_eq!(plan.answer, Answer::Go, "{plan:#?}");
+    }
+}
+
+#[test]
+fn refused_with_a_version_changed() {
+    for kernel in all() {
+        let image = unpacked(&kernel);
+        for (from, to, answer, consequence) in [
+            ("kho-v4", "kho-v5", Answer::Refused, Consequence::AllMemoryLost),
+            ("luo-v5", "luo-v6", Answer::Refused, Consequence::Panic),
+            ("memfd-v2", "memfd-v3", Answer::Refused, Consequence::SessionsUnreachable),
+            ("memblock-v1", "memblock-v2", Answer::Go, Consequence::AllocatedAfresh),
+            ("kho-test-v1", "kho-test-v2", Answer::Go, Consequence::StaysReserved),
+            ("kexec-metadata", "kexec-metadatb", Answer::Go, Consequence::MetadataIgnored),
+        ] {
+            let mut changed = image.clone();
+            change(&mut changed, from, to);
+            let plan = Plan::new(&frozen(), &Profile::of_bytes(&changed).unwrap(), &[]);
+            let line = plan.lines.iter().find(|line| line.component.starts_with(from)).unwrap();
+            assert_eq!((plan.answer, line.consequence), (answer, consequence), "{plan:#?}");
+            assert!(plan.lines.iter().all(|line| line.verdict == Verdict::Fine || line.component.starts_with(from)));
+        }
+    }
+}
