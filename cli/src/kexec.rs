@@ -29,8 +29,9 @@ kexec_load(2). Only root may.
 
 Examples:
   kho kexec load bzImage --initrd initrd.img --reuse-command-line \\
-      --handover authored.core --scratch 0x10000000+64MiB
-  kho kexec load bzImage --command-line 'console=ttyS0 kho=on' --dry-run
+      --command-line 'kho=on liveupdate=on' \\
+      --handover authored.img --base 0x40000000 --scratch 0x10000000+64MiB
+  kho kexec load bzImage --command-line console=ttyS0 --dry-run
       where everything would go
   systemctl kexec
       stops the services, then starts the kernel that is loaded
@@ -49,6 +50,7 @@ enum Command {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = HELP)]
 struct Load {
     /// The kernel, a bzImage
     kernel: PathBuf,
@@ -74,6 +76,9 @@ struct Load {
     /// scratch_len; may be given more than once
     #[arg(long, value_name = "START+SIZE|DIR", value_parser = parse_scratch, requires = "handover")]
     scratch: Vec<Scratch>,
+    /// The next kernel takes handovers without kho=on and liveupdate=on in its command line
+    #[arg(long, requires = "handover")]
+    on_by_default: bool,
     /// Physical address of the ACPI root pointer; without it, what the running kernel was told
     #[arg(long, value_name = "ADDR", value_parser = parse_size)]
     rsdp: Option<u64>,
@@ -130,7 +135,7 @@ fn load(args: &Load) -> Result<ExitCode, Box<dyn Error>> {
     let command_line = command_line(args)?;
     let handover = match &args.handover {
         None => None,
-        Some(path) => match passing(args, path)? {
+        Some(path) => match passing(args, path, &command_line)? {
             Ok(handover) => Some(handover),
             Err(problems) => {
                 let _ = std::io::Write::write_all(&mut std::io::stderr(), problems.as_bytes());
@@ -138,7 +143,7 @@ fn load(args: &Load) -> Result<ExitCode, Box<dyn Error>> {
             }
         },
     };
-    let memory = MemoryMap::of_this_machine()?;
+    let memory = MemoryMap::of_this_machine().map_err(|fault| format!("{fault}; are you root?"))?;
     let boot = Boot {
         kernel: &kernel,
         initrd: &initrd,
@@ -172,14 +177,38 @@ fn command_line(args: &Load) -> Result<String, Box<dyn Error>> {
     Ok([running.trim(), args.command_line.as_str()].join(" ").trim().into())
 }
 
+/// A kernel that is not told to take handovers boots as if there was none, and says nothing.
+fn switched_on(command_line: &str, sessions: bool) -> Result<(), String> {
+    let needed = ["kho", "liveupdate"].into_iter().take(if sessions { 2 } else { 1 });
+    let is_on = |name: &str| {
+        // Of several, the last one counts.
+        let last = command_line.split_whitespace().rev().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        last.is_some_and(|value| ["on", "1", "y", "Y", "yes", "true"].contains(&value))
+    };
+    match needed.into_iter().find(|name| !is_on(name)) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "the command line has no {name}=on, without which the next kernel loses the handover without a word: add it \
+             with --command-line, or say --on-by-default if that kernel needs none"
+        )),
+    }
+}
+
 /// The handover, if a kernel would take it; else what is wrong with it.
-fn passing(args: &Load, path: &Path) -> Result<Result<Passing, String>, Box<dyn Error>> {
+fn passing(args: &Load, path: &Path, command_line: &str) -> Result<Result<Passing, String>, Box<dyn Error>> {
     let (base, fdt) = (args.base.map(PhysAddr::new), args.fdt.map(PhysAddr::new));
     let scratch = args.scratch.concat();
     let options = Options { fdt, geometry: Some(Geometry::K4), base, scratch: scratch.clone(), ..Options::default() };
-    let decoded = inspect::open(path, &options).map_err(|error| told(path, &error))?;
+    let decoded = inspect::open(path, &options).map_err(|error| {
+        let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        told(path, &format!("{error}{hint}"))
+    })?;
     if decoded.errors > 0 {
         return Ok(Err(crate::source::findings(&decoded)));
+    }
+    if !args.on_by_default {
+        let sessions = decoded.nodes.iter().any(|node| node.name == "LUO");
+        switched_on(command_line, sessions)?;
     }
     let root =
         decoded.root.address.map(PhysAddr::new).ok_or_else(|| told(path, &"a device tree alone is no memory"))?;

@@ -10,7 +10,8 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     }
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| format!("{text}: a size is a number and perhaps a unit, as 1GiB"))?;
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text}: neither a size, as 1GiB or 4096, nor an address, as 0xa000000"))?;
     let shift = match unit.trim().to_ascii_lowercase().trim_end_matches("ib") {
         "" | "b" => 0,
         "k" => 10,

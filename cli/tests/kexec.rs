@@ -67,3 +67,23 @@ fn a_dry_run_loads_nothing() {
     assert_eq!((&kernel["size"], &kernel["bytes"]), (&0x1000.into(), &0x400.into()));
     assert!(kernel["address"].as_u64().unwrap() >= 0x100_0000 && pages["address"].as_u64().unwrap() >= 0x10_0000);
 }
+
+/// The kernel would lose it and say nothing.
+#[test]
+fn a_kernel_that_is_not_told_to_take_handovers() {
+    let (kernel, core) = (bzimage(), fixture("frozen.core"));
+    let load = |line: &str, more: &[&str]| {
+        let args = ["--handover", core.to_str().unwrap(), "--scratch", "0x4800000+48MiB", "--command-line", line];
+        let output = kho([&["kexec", "load", kernel.path().to_str().unwrap(), "--dry-run"], &args[..], more].concat());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (line, missing) in [("", "kho=on"), ("kho=off liveupdate=on", "kho=on"), ("kho=on", "liveupdate=on")] {
+        let error = load(line, &[]);
+        assert!(error.starts_with(&format!("kho: the command line has no {missing}, without which")), "{error}");
+    }
+    for error in
+        [load("kho=on liveupdate=on", &[]), load("kho=off kho=1 liveupdate=on", &[]), load("", &["--on-by-default"])]
+    {
+        assert!(!error.contains("the command line has no"), "{error}");
+    }
+}
