@@ -180,11 +180,11 @@ fn no_bytes_at_all_are_handed_over_too() {
 #[test]
 fn bad_arguments_are_told_with_exit_code_2() {
     for (size, says) in [
-        ("", "a size is a number and perhaps a unit, as 1GiB"),
-        ("lots", "lots: a size is a number and perhaps a unit, as 1GiB"),
+        ("", "neither a size, as 1GiB or 4096, nor an address, as 0xa000000"),
+        ("lots", "lots: neither a size, as 1GiB or 4096, nor an address, as 0xa000000"),
         ("1.5GiB", "1.5GiB: a unit is one of B, KiB, MiB, GiB, TiB (or K, M, G, T)"),
         ("1EiB", "1EiB: a unit is one of"),
-        ("99999999999999999999", "a size is a number"),
+        ("99999999999999999999", "neither a size"),
         ("16777216T", "16777216T: too large"),
     ] {
         let told = fails(2, &["demo", "--size", size]);
