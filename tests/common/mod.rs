@@ -93,7 +93,9 @@ pub(crate) struct Snapshot {
 }
 
 pub(crate) fn snapshot() -> (Snapshot, usize) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    // Of this thread, which execs: /proc/self is the main one, and that blocks all signals as long as it is in
+    // pthread_create, which it may still be when the thread of the test runs already.
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     let snapshot = Snapshot {
         descriptors: descriptors(),
         signals: signals(&status),
