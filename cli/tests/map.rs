@@ -256,3 +256,22 @@ fn the_picture_of_the_frozen_machine() {
     let scratch = fixture("debugfs/before/out");
     golden("../docs/frozen.svg", &drawn(&[&frozen(), "--scratch", scratch.to_str().unwrap()]));
 }
+
+/// What the user says of scratch need not be in the machine, nor in any.
+#[test]
+fn scratch_up_to_the_end_of_the_address_space() {
+    for (code, scratch) in [
+        (1, "0+0xffffffffffffffff"),
+        (1, "0+0x8000000000000001"),
+        (0, "0x8000000000000000+0x7fffffffffffffff"),
+        (0, "0xfffffffffffff000+0xfff"),
+        (0, "0xffffffffffffffff+0"),
+        (0, "0+0"),
+    ] {
+        let args = ["--scratch", scratch, &frozen()];
+        let picture = drawn_of(code, &args);
+        assert_eq!(picture.contains(">scratch<"), !scratch.ends_with("+0"), "{scratch}");
+        let text = run(code, &[&["map"][..], &args].concat());
+        assert!(text.contains("one character "), "{scratch}: {text}");
+    }
+}
