@@ -72,7 +72,10 @@ impl Groups {
         if !others.is_empty() {
             let label = format!("{} others", others.len());
             let place = list.iter().position(|group| !matches!(group.paint, Paint::Group(_))).unwrap_or(list.len());
-            list.insert(place, Group { label, paint: Paint::Others, bytes: others.into_iter().fold(0, u64::saturating_add) });
+            list.insert(
+                place,
+                Group { label, paint: Paint::Others, bytes: others.into_iter().fold(0, u64::saturating_add) },
+            );
         }
         Groups { list, of }
     }
