@@ -20,7 +20,13 @@ fn geometries() -> impl Strategy<Value = Geometry> {
 
 /// A number that is often at an edge.
 fn number() -> impl Strategy<Value = u64> {
-    prop_oneof![0_u64..10, 0x1000_u64 - 2..0x1003, (0_u32..64).prop_map(|shift| 1 << shift), Just(u64::MAX), any::<u64>()]
+    prop_oneof![
+        0_u64..10,
+        0x1000_u64 - 2..0x1003,
+        (0_u32..64).prop_map(|shift| 1 << shift),
+        Just(u64::MAX),
+        any::<u64>()
+    ]
 }
 
 fn order() -> impl Strategy<Value = Order> {
@@ -56,17 +62,23 @@ fn content(geometry: Geometry) -> impl Strategy<Value = NewContent<'static>> {
 fn sessions(geometry: Geometry) -> impl Strategy<Value = Sessions<'static>> {
     let file = (0_u64..9, content(geometry)).prop_map(|(token, content)| NewFile { token, content });
     let session = (name(), vec(file, 0..4)).prop_map(|(name, files)| NewSession { name, files });
-    let flb = (name(), number(), 0_u64..3)
-        .prop_map(|(name, data, count)| Flb { name: Name::from(name.as_slice()), data, count });
-    (0_u64..9, vec(session, 0..4), vec(flb, 0..3))
-        .prop_map(|(number, sessions, flbs)| Sessions { number, sessions, flbs })
+    let flb = (name(), number(), 0_u64..3).prop_map(|(name, data, count)| Flb {
+        name: Name::from(name.as_slice()),
+        data,
+        count,
+    });
+    (0_u64..9, vec(session, 0..4), vec(flb, 0..3)).prop_map(|(number, sessions, flbs)| Sessions {
+        number,
+        sessions,
+        flbs,
+    })
 }
 
 fn ranges() -> impl Strategy<Value = Ranges<'static>> {
     let name = prop_oneof![3 => "[a-z]{1,4}", 1 => ".{0,17}", 1 => "[ -~]{0,17}"];
     let size = prop_oneof![(0_u64..40).prop_map(|pages| pages << 12), number()];
-    let range = (name, size, number(), bytes())
-        .prop_map(|(name, size, align, bytes)| NewRange { name, size, align, bytes });
+    let range =
+        (name, size, number(), bytes()).prop_map(|(name, size, align, bytes)| NewRange { name, size, align, bytes });
     vec(range, 0..10).prop_map(|ranges| Ranges { ranges })
 }
 
@@ -74,12 +86,15 @@ fn ranges() -> impl Strategy<Value = Ranges<'static>> {
 fn place(geometry: Geometry) -> impl Strategy<Value = (PageRange, Vec<PhysRange>)> {
     let unit: u64 = [4 << 20, 32 << 20, 512 << 20][Geometry::ALL.iter().position(|one| *one == geometry).unwrap()];
     let start = prop_oneof![Just(0), Just(1_u64), Just(0x100), 0x4000_u64..0x5000, Just(1 << 36), Just(Pfn::LIMIT)];
-    (start, 1_u64..0x1000, vec((0_u64..20, 0_u64..3), 0..3), any::<bool>()).prop_map(move |(start, count, areas, far)| {
-        let window = PageRange::new(Pfn::new(start.min(Pfn::LIMIT - count)).unwrap(), count).unwrap();
-        let base = if far { 1 << 40 } else { window.bytes(geometry).start().get() & !(unit - 1) };
-        let area = |(at, size): (u64, u64)| PhysRange::new(PhysAddr::new(base.wrapping_add(at * unit)), size * unit);
-        (window, areas.into_iter().filter_map(area).collect())
-    })
+    (start, 1_u64..0x1000, vec((0_u64..20, 0_u64..3), 0..3), any::<bool>()).prop_map(
+        move |(start, count, areas, far)| {
+            let window = PageRange::new(Pfn::new(start.min(Pfn::LIMIT - count)).unwrap(), count).unwrap();
+            let base = if far { 1 << 40 } else { window.bytes(geometry).start().get() & !(unit - 1) };
+            let area =
+                |(at, size): (u64, u64)| PhysRange::new(PhysAddr::new(base.wrapping_add(at * unit)), size * unit);
+            (window, areas.into_iter().filter_map(area).collect())
+        },
+    )
 }
 
 /// As `kho check --scratch` reads it.

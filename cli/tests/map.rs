@@ -275,3 +275,26 @@ fn scratch_up_to_the_end_of_the_address_space() {
         assert!(text.contains("one character "), "{scratch}: {text}");
     }
 }
+
+/// A folder that came off a machine, or from anybody.
+#[test]
+fn scratch_of_a_folder_that_nobody_would_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = |starts: &str, sizes: &str| {
+        std::fs::write(dir.path().join("scratch_phys"), starts).unwrap();
+        std::fs::write(dir.path().join("scratch_len"), sizes).unwrap();
+        let output = common::kho(["check", "--scratch", dir.path().to_str().unwrap(), &frozen()]);
+        let error = common::text(&output.stderr);
+        assert!(!error.contains(['\u{1b}', '\u{7}']), "{error}");
+        (output.status.code(), error.to_owned())
+    };
+    let (code, error) = told("0x1000\n\u{1b}[31m\u{7}x\n", "1\n2\n");
+    let says = "line 2 of scratch_phys and scratch_len: \\u{1b}[31m\\u{7}x: a size is a number";
+    assert!(code == Some(2) && error.contains(says), "{error}");
+    let (code, error) = told("0xffffffffffffffff\n", "2\n");
+    assert!(code == Some(2) && error.contains("line 1 of scratch_phys and scratch_len: "), "{error}");
+    assert_eq!(told("", ""), (Some(0), String::new()));
+    // As many as a MiB of text has, one beside the other; some of them are where something is preserved.
+    let starts: String = (0..90_000_u64).map(|page| format!("{:#x}\n", page << 12)).collect();
+    assert_eq!(told(&starts, &"4096\n".repeat(90_000)).0, Some(1));
+}
