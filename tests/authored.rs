@@ -1,6 +1,6 @@
 //! What the writers accept, the readers find fine: handovers of whatever anybody may ask for, authored for Linux or for
 //! a process, written as an image, and read back as `kho check` reads it.
-#![cfg(feature = "serde")]
+#![cfg(all(feature = "std", feature = "serde"))]
 
 use kho::handover::Outgoing;
 use kho::inspect::{self, Decoded, Options, Problem};

@@ -298,3 +298,37 @@ fn scratch_of_a_folder_that_nobody_would_write() {
     let starts: String = (0..90_000_u64).map(|page| format!("{:#x}\n", page << 12)).collect();
     assert_eq!(told(&starts, &"4096\n".repeat(90_000)).0, Some(1));
 }
+
+/// Sessions that are called what would end a tag, an entity or a line.
+#[test]
+fn names_that_are_no_xml() {
+    use kho::luo::{NewContent, NewFile, NewSession, Sessions};
+    use kho::mem::{Geometry, PageRange, Pfn, Ram};
+    let names: [&[u8]; 7] = [
+        b"</text>",
+        b"a\"b'c",
+        b"&amp;&#x0;",
+        b"]]>\n",
+        b"\x1b[31m\x07",
+        b"\xff\xfe",
+        "\u{202e}\u{fffe}\u{1f600}".as_bytes(),
+    ];
+    let session = |name: &&[u8]| {
+        let content = NewContent::Memfd(kho::memfd::Contents::new(Geometry::K4, &[1; 9000], Order::ZERO));
+        NewSession { name: name.to_vec(), files: vec![NewFile { token: 1, content }] }
+    };
+    let sessions = names.iter().map(session).collect();
+    let mut outgoing = Outgoing::new(Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 256).unwrap()));
+    outgoing.preserve("LUO", &Sessions { number: 1, sessions, flbs: vec![] }).unwrap();
+    let (ram, _) = outgoing.finish().unwrap().into_parts();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    ram.write_image(file.as_file()).unwrap();
+    let args = [file.path().to_str().unwrap(), "--base", "0x100000"];
+    let picture = drawn(&args);
+    for shown in ["LUO session &lt;/text&gt;", "LUO session a\"b'c", "LUO session &amp;amp;&amp;#x0;", "\\x1b[31m\\x07"]
+    {
+        assert!(picture.contains(shown), "{shown}");
+    }
+    let text = run(0, &[&["map"][..], &args].concat());
+    assert!(!text.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{text}");
+}
