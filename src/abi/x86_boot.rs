@@ -34,8 +34,6 @@ pub const SETUP_SECTS: usize = 0x1f1;
 pub const HEADER_LENGTH: usize = 0x201;
 /// Where [`HEADER_LENGTH`] counts from; and [`HEADER_MAGIC`] is there.
 pub const MAGIC: usize = 0x202;
-/// Where the header must end in the boot parameters: other fields follow.
-pub const HEADER_MAX: usize = 0x290;
 /// What is at [`MAGIC`].
 pub const HEADER_MAGIC: [u8; 4] = *b"HdrS";
 /// u16: version of the protocol, the major number in the high byte.

@@ -6,6 +6,9 @@ use crate::abi::x86_boot as abi;
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
 
+/// Where the header must end in the boot parameters: other fields follow.
+const HEADER_MAX: usize = 0x290;
+
 /// A 64-bit x86 kernel as a file, its setup header checked.
 #[derive(Clone, Debug)]
 pub struct BzImage {
@@ -109,7 +112,7 @@ impl BzImage {
         Ok(BzImage {
             setup,
             // A later kernel may have more than the boot parameters have room for.
-            header_end: header_end.min(abi::HEADER_MAX),
+            header_end: header_end.min(HEADER_MAX),
             alignment,
             relocatable: fields.u8(abi::RELOCATABLE, "relocatable_kernel")? != 0,
             pref_address,
