@@ -2,6 +2,8 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::Read as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -160,8 +162,26 @@ fn load(args: &Load) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// No kernel and no initial RAM disk is larger: both are loaded below 4 GiB, or with sizes of 32 bits.
+const LIMIT: u64 = 4 << 30;
+
 fn bytes(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
-    std::fs::read(path).map_err(|error| told(path, &error))
+    let read = || {
+        let file = std::fs::File::open(path)?;
+        let found = file.metadata()?;
+        let kind = found.file_type();
+        let other = |what: &str| Err(std::io::Error::other(what));
+        if kind.is_char_device() || kind.is_block_device() {
+            return other("a device, not a file");
+        }
+        if found.len() > LIMIT {
+            return other("larger than 4 GiB");
+        }
+        let mut bytes = Vec::new();
+        file.take(LIMIT + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map_err(|error: std::io::Error| told(path, &error))
 }
 
 fn told(path: &Path, error: &impl std::fmt::Display) -> Box<dyn Error> {

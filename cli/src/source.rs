@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
@@ -54,14 +54,23 @@ pub(crate) fn parse_scratch(text: &str) -> Result<Scratch, String> {
         let path = inside.iter().find(|path| path.is_file()).ok_or_else(|| {
             format!("{text}: neither START+SIZE, as 0x6800000+16M, nor a folder with scratch_phys and scratch_len")
         })?;
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+        let mut lines = String::new();
+        // A line for each node of memory: of more, none is what it should be.
+        std::fs::File::open(path)
+            .and_then(|file| file.take(1 << 20).read_to_string(&mut lines))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok::<String, String>(lines)
     };
     let (starts, sizes) = (read("scratch_phys")?, read("scratch_len")?);
     let (starts, sizes): (Vec<_>, Vec<_>) = (starts.lines().collect(), sizes.lines().collect());
     if starts.len() != sizes.len() {
         return Err(format!("{text}: scratch_phys has {} lines, and scratch_len {}", starts.len(), sizes.len()));
     }
-    starts.iter().zip(sizes).map(|(start, size)| parse_range(&format!("{start}+{size}"))).collect()
+    let range = |(number, (start, size)): (u64, (&&str, &str))| {
+        parse_range(&format!("{start}+{size}"))
+            .map_err(|error| clean(&format!("line {number} of scratch_phys and scratch_len: {error}")))
+    };
+    (1..).zip(starts.iter().zip(sizes)).map(range).collect()
 }
 
 #[derive(Clone, Copy, ValueEnum)]

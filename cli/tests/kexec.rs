@@ -30,6 +30,26 @@ fn what_is_no_kernel() {
     assert!(error.starts_with("kho: ") && error.ends_with(expected), "{error}");
 }
 
+/// Nothing is read that does not end, and nothing that no kernel can be.
+#[test]
+fn what_is_no_file() {
+    let sparse = tempfile::NamedTempFile::new().unwrap();
+    sparse.as_file().set_len(5 << 30).unwrap();
+    let path = sparse.path().to_str().unwrap();
+    let kernel = bzimage();
+    for (args, says) in [
+        (vec!["/dev/zero"], "/dev/zero: a device, not a file"),
+        (vec![path], "larger than 4 GiB"),
+        (vec![kernel.path().to_str().unwrap(), "--initrd", "/dev/zero"], "/dev/zero: a device, not a file"),
+        (vec!["/"], "/: Is a directory"),
+    ] {
+        let output = kho([vec!["kexec", "load", "--dry-run"], args].concat());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(error.starts_with("kho: ") && error.contains(says), "{error}");
+    }
+}
+
 #[test]
 fn a_handover_without_scratch_is_refused_by_name() {
     let (kernel, core) = (bzimage(), fixture("frozen.core"));

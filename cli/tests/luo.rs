@@ -130,6 +130,14 @@ fn what_is_no_session() {
     }
     let expected = "kho: descriptor 999: Bad file descriptor (os error 9)\n";
     assert_eq!(run(2, &["luo", "name", "--session", "999"]), expected);
+    // A descriptor that is none for any request.
+    let path = rustix::fs::open("/", rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+    let expected = "kho: descriptor 0: not a live update device or session (EBADF)\n";
+    assert_eq!(with_stdin(&File::from(path), &["luo", "name", "--session", "0"]), (2, String::new(), expected.into()));
+    assert_eq!(
+        run(2, &["luo", "create", "vm-7", "--device", "/", "--", "true"]),
+        "kho: /: open: not a live update device or session (EISDIR)\n"
+    );
 }
 
 /// A session can be retrieved once: nobody comes to the device who would lose it.
@@ -166,6 +174,54 @@ fn what_would_lose_a_session_is_refused_before_it_is_taken() {
     assert_eq!(retrieve(&[&format!("1={}", old.display()), "--finish"]), NO_DEVICE);
     assert_eq!(std::fs::read_to_string(&old).unwrap(), "old");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// To be put in the place of a link would be to take it away: of /dev/stdout, for root.
+#[test]
+fn what_is_written_goes_where_a_link_leads() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(at("far")).unwrap();
+    std::fs::write(at("far/file"), "old").unwrap();
+    symlink(at("far/file"), at("link")).unwrap();
+    symlink(at("absent"), at("nowhere")).unwrap();
+    symlink("/dev/null", at("device")).unwrap();
+    let retrieve = |path: &str| {
+        run(2, &["luo", "retrieve", "--device", "/nowhere/liveupdate", "vm-7", &format!("1={path}"), "--finish"])
+    };
+    // The new file would stand beside the old one, so that it can take its place: there it cannot.
+    assert_eq!(retrieve(&at("link")), NO_DEVICE);
+    assert!(std::fs::symlink_metadata(at("link")).unwrap().is_symlink());
+    assert_eq!(
+        retrieve(&at("nowhere")),
+        format!("kho: {}: where it leads: No such file or directory (os error 2)\n", at("nowhere"))
+    );
+    assert_eq!(retrieve(&at("device")), format!("kho: {}: not a regular file\n", at("device")));
+    assert_eq!(retrieve(&at("new/")), format!("kho: {}: not a file\n", at("new/")));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
+}
+
+#[test]
+fn paths_that_are_no_text() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(std::ffi::OsStr::from_bytes(b"\xff\x1b[31m"));
+    std::fs::write(&path, "state").unwrap();
+    let mut item = std::ffi::OsString::from("1=");
+    item.push(&path);
+    for how in ["--copy", "--preserve"] {
+        let args = ["luo", "create", "vm-7", "--device", "/nowhere/liveupdate", how].map(std::ffi::OsString::from);
+        let end = ["--", "true"].map(std::ffi::OsString::from);
+        let output = common::kho(args.into_iter().chain([item.clone()]).chain(end));
+        let told = text(&output.stderr).to_owned();
+        match how {
+            "--copy" => assert_eq!((output.status.code(), told.as_str()), (Some(2), NO_DEVICE)),
+            _ => assert_eq!(output.status.code(), Some(1), "{told}"),
+        }
+    }
+    let shown = run(1, &["luo", "preflight", "/dev/null"]);
+    assert!(shown.starts_with("0x0  /dev/null: no regular file, 0 B\n"), "{shown}");
 }
 
 #[test]

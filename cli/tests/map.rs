@@ -256,3 +256,79 @@ fn the_picture_of_the_frozen_machine() {
     let scratch = fixture("debugfs/before/out");
     golden("../docs/frozen.svg", &drawn(&[&frozen(), "--scratch", scratch.to_str().unwrap()]));
 }
+
+/// What the user says of scratch need not be in the machine, nor in any.
+#[test]
+fn scratch_up_to_the_end_of_the_address_space() {
+    for (code, scratch) in [
+        (1, "0+0xffffffffffffffff"),
+        (1, "0+0x8000000000000001"),
+        (0, "0x8000000000000000+0x7fffffffffffffff"),
+        (0, "0xfffffffffffff000+0xfff"),
+        (0, "0xffffffffffffffff+0"),
+        (0, "0+0"),
+    ] {
+        let args = ["--scratch", scratch, &frozen()];
+        let picture = drawn_of(code, &args);
+        assert_eq!(picture.contains(">scratch<"), !scratch.ends_with("+0"), "{scratch}");
+        let text = run(code, &[&["map"][..], &args].concat());
+        assert!(text.contains("one character "), "{scratch}: {text}");
+    }
+}
+
+/// A folder that came off a machine, or from anybody.
+#[test]
+fn scratch_of_a_folder_that_nobody_would_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = |starts: &str, sizes: &str| {
+        std::fs::write(dir.path().join("scratch_phys"), starts).unwrap();
+        std::fs::write(dir.path().join("scratch_len"), sizes).unwrap();
+        let output = common::kho(["check", "--scratch", dir.path().to_str().unwrap(), &frozen()]);
+        let error = common::text(&output.stderr);
+        assert!(!error.contains(['\u{1b}', '\u{7}']), "{error}");
+        (output.status.code(), error.to_owned())
+    };
+    let (code, error) = told("0x1000\n\u{1b}[31m\u{7}x\n", "1\n2\n");
+    let says = "line 2 of scratch_phys and scratch_len: \\u{1b}[31m\\u{7}x: a size is a number";
+    assert!(code == Some(2) && error.contains(says), "{error}");
+    let (code, error) = told("0xffffffffffffffff\n", "2\n");
+    assert!(code == Some(2) && error.contains("line 1 of scratch_phys and scratch_len: "), "{error}");
+    assert_eq!(told("", ""), (Some(0), String::new()));
+    // As many as a MiB of text has, one beside the other; some of them are where something is preserved.
+    let starts: String = (0..90_000_u64).map(|page| format!("{:#x}\n", page << 12)).collect();
+    assert_eq!(told(&starts, &"4096\n".repeat(90_000)).0, Some(1));
+}
+
+/// Sessions that are called what would end a tag, an entity or a line.
+#[test]
+fn names_that_are_no_xml() {
+    use kho::luo::{NewContent, NewFile, NewSession, Sessions};
+    use kho::mem::{Geometry, PageRange, Pfn, Ram};
+    let names: [&[u8]; 7] = [
+        b"</text>",
+        b"a\"b'c",
+        b"&amp;&#x0;",
+        b"]]>\n",
+        b"\x1b[31m\x07",
+        b"\xff\xfe",
+        "\u{202e}\u{fffe}\u{1f600}".as_bytes(),
+    ];
+    let session = |name: &&[u8]| {
+        let content = NewContent::Memfd(kho::memfd::Contents::new(Geometry::K4, &[1; 9000], Order::ZERO));
+        NewSession { name: name.to_vec(), files: vec![NewFile { token: 1, content }] }
+    };
+    let sessions = names.iter().map(session).collect();
+    let mut outgoing = Outgoing::new(Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 256).unwrap()));
+    outgoing.preserve("LUO", &Sessions { number: 1, sessions, flbs: vec![] }).unwrap();
+    let (ram, _) = outgoing.finish().unwrap().into_parts();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    ram.write_image(file.as_file()).unwrap();
+    let args = [file.path().to_str().unwrap(), "--base", "0x100000"];
+    let picture = drawn(&args);
+    for shown in ["LUO session &lt;/text&gt;", "LUO session a\"b'c", "LUO session &amp;amp;&amp;#x0;", "\\x1b[31m\\x07"]
+    {
+        assert!(picture.contains(shown), "{shown}");
+    }
+    let text = run(0, &[&["map"][..], &args].concat());
+    assert!(!text.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{text}");
+}

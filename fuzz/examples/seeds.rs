@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use kho::abi::luo::{File, Flb, FlbHeader, Head, Session};
-use kho::abi::{kexec_metadata, memblock, memfd};
+use kho::abi::{kexec_metadata, memblock, memfd, x86_boot};
 use kho::block::BlockSet;
 use kho::compat::CompatList;
 use kho::fdt::Builder;
@@ -134,6 +134,38 @@ fn seed(target: &str, name: &str, bytes: &[u8]) -> Any<()> {
     Ok(fs::write(folder.join(format!("seed-{name}")), bytes)?)
 }
 
+/// The memory of a machine, as /proc/iomem has it.
+const MAP: &[u8] = b"00001000-0009fbff : System RAM\n0009fc00-000fffff : Reserved\n00100000-07fdcfff : System RAM\n";
+
+/// The same as boot parameters.
+fn params() -> Vec<u8> {
+    let mut page = vec![0; 4096];
+    page[x86_boot::E820_ENTRIES] = 2;
+    for (number, (start, size)) in [(0x1000_u64, 0x9_e000_u64), (0x10_0000, 0x7ed_d000)].into_iter().enumerate() {
+        let entry = x86_boot::E820Entry { addr: start.into(), size: size.into(), kind: x86_boot::E820_RAM.into() };
+        let at = x86_boot::E820_TABLE + number * entry.as_bytes().len();
+        page[at..at + entry.as_bytes().len()].copy_from_slice(entry.as_bytes());
+    }
+    page
+}
+
+/// A map, and the smallest kernel.
+fn kexec(map: &[u8]) -> Vec<u8> {
+    let mut kernel = vec![0; 0x700];
+    let mut put = |at: usize, with: &[u8]| kernel[at..at + with.len()].copy_from_slice(with);
+    put(x86_boot::SETUP_SECTS, &[1]);
+    put(x86_boot::HEADER_LENGTH, b"\x6aHdrS");
+    put(x86_boot::VERSION, &0x020f_u16.to_le_bytes());
+    put(x86_boot::INITRD_ADDR_MAX, &0x7fff_ffff_u32.to_le_bytes());
+    put(x86_boot::KERNEL_ALIGNMENT, &0x20_0000_u32.to_le_bytes());
+    put(x86_boot::RELOCATABLE, &[1, 0, 1]);
+    put(x86_boot::CMDLINE_SIZE, &0x7ff_u32.to_le_bytes());
+    put(x86_boot::PREF_ADDRESS, &0x100_0000_u64.to_le_bytes());
+    put(x86_boot::INIT_SIZE, &0x10_0000_u32.to_le_bytes());
+    let len = u16::try_from(map.len()).unwrap_or(u16::MAX).to_le_bytes();
+    [&len, map, &kernel].concat()
+}
+
 fn main() -> Any<()> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/linux-7.2-x86_64");
     for (number, name) in
@@ -142,8 +174,13 @@ fn main() -> Any<()> {
             .enumerate()
     {
         let file: PathBuf = data.join("debugfs").join(name);
-        seed("fdt", &format!("linux-{number}"), &fs::read(file)?)?;
+        let tree = fs::read(file)?;
+        seed("fdt", &format!("linux-{number}"), &tree)?;
+        let node: &[u8] = if number == 0 { b"\x03\x04LUOname" } else { b"\x06\x0achosencompatible" };
+        seed("edit", &format!("linux-{number}"), &[node, &tree].concat())?;
     }
+    seed("kexec", "text", &kexec(MAP))?;
+    seed("kexec", "params", &kexec(&params()))?;
     seed("image", "core", &fs::read(data.join("frozen.core"))?)?;
     for geometry in Geometry::ALL {
         let size = geometry.page_size() >> 10;

@@ -1,10 +1,13 @@
 //! A handover for the next kernel.
 
+use alloc::borrow::ToOwned as _;
 use alloc::format;
 
 use super::outgoing::Outgoing;
 use super::scope::Home;
 use crate::abi::kho::X86_LOW_LIMIT;
+use crate::abi::{kexec_metadata, kho_test, luo, memblock};
+use crate::compat::Compat;
 use crate::linux::{check_scratch, scratch_array};
 use crate::mem::{Frame, Order, PhysAddr, PhysRange};
 use crate::num::u64_of;
@@ -17,6 +20,24 @@ pub(super) struct Linux {
     pub(super) range: PhysRange,
 }
 
+/// Refuses something else under a name of Linux's own: it takes what is there for what it knows, and panics over `LUO`.
+pub(super) fn known_to_linux(name: &str, owner: Compat<'_>) -> Result<(), Fault> {
+    let metadata = Compat::new(kexec_metadata::NODE, kexec_metadata::VERSION);
+    let known = [
+        (luo::NODE, luo::COMPAT),
+        (memblock::NODE, memblock::COMPAT),
+        (kexec_metadata::NODE, metadata),
+        (kho_test::NODE, kho_test::COMPAT),
+    ];
+    match known.iter().find(|(known, _)| *known == name) {
+        Some((_, expected)) if *expected != owner => {
+            let fault = Fault::new(Code::Refused).item(name.to_owned()).found(owner);
+            Err(fault.expected(format_args!("{expected}, as Linux has it under that name")))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl<M: Home> Outgoing<M> {
     /// A handover that an unmodified kernel restores, in memory that is loaded where it says.
     ///
@@ -27,6 +48,7 @@ impl<M: Home> Outgoing<M> {
     /// - Nothing is in scratch, where the next kernel allocates until it has read the tree, and nothing in the first
     ///   MiB, which x86-64 does not preserve: the memory [keeps both out](Home::keep_out). What else must stay free (the
     ///   kernel, its initrd) [`Ram::keep_out`](crate::mem::Ram::keep_out) says.
+    /// - Under the names that Linux knows only what it takes there is preserved: [`Code::Refused`].
     /// - The array of scratch areas is written: [`Finished::boot`](super::Finished::boot) says where.
     ///
     /// `scratch` are the areas, of which all but one may be empty: at least as much as the kernel allocates while it

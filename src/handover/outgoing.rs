@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::finished::{Finished, Unfinished};
-use super::linux::Linux;
+use super::linux::{Linux, known_to_linux};
 use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
 use crate::compat::CompatList;
 use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
@@ -77,6 +77,9 @@ impl<M: Home> Outgoing<M> {
         crate::fdt::check_node_name(name)?;
         if self.nodes.iter().any(|node| node.name == name) {
             return Err(Fault::new(Code::FdtDuplicate).item(name.to_owned()).found("a node of that name"));
+        }
+        if self.linux.is_some() {
+            known_to_linux(name, component.compat().owner())?;
         }
         let mut scope = Scope {
             memory: &mut self.memory,

@@ -218,10 +218,26 @@ fn ends(range: &PhysRange) -> (u64, u64) {
     (range.start().get(), range.end().get())
 }
 
+/// Areas of some size, ascending; those that have a byte in common are one. So many areas cost no more than their number.
+fn disjoint(areas: &[PhysRange]) -> Vec<PhysRange> {
+    let mut areas: Vec<PhysRange> = areas.iter().copied().filter(|area| area.size() > 0).collect();
+    areas.sort_unstable();
+    areas.dedup_by(|next, last| {
+        let common = next.start() < last.end();
+        let size = next.end().max(last.end()).get().saturating_sub(last.start().get());
+        if common && let Some(whole) = PhysRange::new(last.start(), size) {
+            *last = whole;
+        }
+        common
+    });
+    areas
+}
+
 /// Holds the scratch against what the handover needs: the next kernel allocates there before it has read the tree, so
 /// that what is inside is overwritten.
 pub(super) fn check_scratch(scratch: &[PhysRange], plan: &Plan<Shared>, owners: &Owners, findings: &mut Findings) {
-    if scratch.iter().all(|range| range.size() == 0) {
+    let scratch = disjoint(scratch);
+    if scratch.is_empty() {
         return;
     }
     let geometry = plan.memory().geometry();
@@ -230,7 +246,9 @@ pub(super) fn check_scratch(scratch: &[PhysRange], plan: &Plan<Shared>, owners: 
     let mut preserved = vec![None; scratch.len()];
     let mut tree = preserved.clone();
     let cut = |found: &mut Vec<Option<(u64, u64)>>, (start, end): (u64, u64)| {
-        for (range, found) in scratch.iter().zip(found) {
+        let from = scratch.partition_point(|range| range.end().get() <= start);
+        let areas = scratch.iter().zip(found).skip(from);
+        for (range, found) in areas.take_while(|(range, _)| range.start().get() < end) {
             let (first, last) = (start.max(range.start().get()), end.min(range.end().get()));
             if let Some(size) = last.checked_sub(first).filter(|&size| size > 0) {
                 let (_, sum) = found.get_or_insert((first, 0));
@@ -245,12 +263,14 @@ pub(super) fn check_scratch(scratch: &[PhysRange], plan: &Plan<Shared>, owners: 
         }
     }
     for ((range, preserved), tree) in scratch.iter().zip(preserved).zip(tree) {
+        let kept = findings.kept().len() < Findings::LIMIT;
         let fault = |first: u64, what: String| {
             let fault = Fault::new(Code::ScratchOverlap).address(first).found(what);
             fault.expected(format_args!("nothing of the handover in the scratch {range}"))
         };
         if let Some((first, size)) = preserved {
-            let owner = owners.all().find(|(.., pages)| {
+            // Looked for as long as somebody will see it.
+            let owner = owners.all().take_while(|_| kept).find(|(.., pages)| {
                 let (start, end) = bytes(*pages);
                 (start..end).contains(&first)
             });
@@ -312,6 +332,14 @@ mod tests {
         assert_eq!(ranges(&map), expected);
         assert_eq!((map.overlapping, map.range_count, unowned), (3 + 2 + 2 + 10 + 5, 11, 20));
         assert_eq!(swept(&[], &[]).0, Map::default());
+    }
+
+    #[test]
+    fn areas_of_scratch_that_are_one() {
+        let range = |start: u64, end: u64| PhysRange::new(crate::mem::PhysAddr::new(start), end - start).unwrap();
+        let areas = [range(9, 9), range(5, 7), range(7, 8), range(1, 4), range(2, 3), range(3, 5), range(20, u64::MAX)];
+        assert_eq!(disjoint(&areas), [range(1, 5), range(5, 7), range(7, 8), range(20, u64::MAX)]);
+        assert_eq!(disjoint(&[range(3, 3)]), []);
     }
 
     #[test]

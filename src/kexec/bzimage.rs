@@ -6,6 +6,9 @@ use crate::abi::x86_boot as abi;
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
 
+/// Where the header must end in the boot parameters: other fields follow.
+const HEADER_MAX: usize = 0x290;
+
 /// A 64-bit x86 kernel as a file, its setup header checked.
 #[derive(Clone, Debug)]
 pub struct BzImage {
@@ -86,6 +89,12 @@ impl BzImage {
         };
         let setup = usize_of(sectors.saturating_add(1).saturating_mul(abi::SECTOR));
         let header_end = abi::MAGIC.saturating_add(usize::from(fields.u8(abi::HEADER_LENGTH, "jump")?));
+        let least = abi::INIT_SIZE.saturating_add(4);
+        if header_end < least {
+            return Err(fault(Code::Truncated, abi::HEADER_LENGTH, "jump")
+                .found(format_args!("a header that ends at {header_end:#x}"))
+                .expected(format_args!("at least {least:#x}, behind init_size")));
+        }
         let alignment = fields.u32(abi::KERNEL_ALIGNMENT, "kernel_alignment")?;
         let init_size = fields.u32(abi::INIT_SIZE, "init_size")?;
         let pref_address = fields.u64(abi::PREF_ADDRESS, "pref_address")?;
@@ -102,7 +111,8 @@ impl BzImage {
         }
         Ok(BzImage {
             setup,
-            header_end,
+            // A later kernel may have more than the boot parameters have room for.
+            header_end: header_end.min(HEADER_MAX),
             alignment,
             relocatable: fields.u8(abi::RELOCATABLE, "relocatable_kernel")? != 0,
             pref_address,

@@ -108,7 +108,9 @@ impl Boot<'_> {
         let mut list = Vec::new();
         if let Some(handover) = self.handover {
             let segments = handover.segments.iter().filter_map(|segment| PhysRange::new(segment.at, segment.size));
-            for range in scratch.iter().copied().chain(segments.clone()) {
+            // An area without memory is nowhere.
+            let areas = scratch.iter().copied().filter(|area| area.size() > 0);
+            for range in areas.chain(segments.clone()) {
                 inside(range, &ram)?;
             }
             segments.for_each(|segment| places.take(segment));

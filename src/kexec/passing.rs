@@ -33,7 +33,7 @@ impl Passing {
     ///
     /// # Errors
     /// As the reader of the root and [`Tree::load`], and [`check_scratch`]; [`Code::OwnedTwice`] when a scratch area
-    /// overlaps what is preserved.
+    /// overlaps what is preserved; [`Code::Exhausted`] when it is more than this process can hold.
     pub fn new(memory: &dyn Memory, root: PhysAddr, scratch: &[PhysRange]) -> Result<Passing, Fault> {
         let geometry = memory.geometry();
         let bytes = read_root(memory, root)?;
@@ -41,22 +41,41 @@ impl Passing {
         if map == 0 {
             return Err(Fault::new(Code::NoHandover).item(PRESERVED_MEMORY_MAP).found(0));
         }
+        let size = u64_of(bytes.len());
+        let too_large = || Fault::new(Code::TooLarge).address(root.get()).item("root").found(size);
+        let root = PhysRange::new(root, size).ok_or_else(too_large)?;
         let loaded = Tree::load(memory, PhysAddr::new(map))?;
         let nodes = loaded.nodes.iter().filter_map(|page| PageRange::new(crate::mem::Pfn::new(page)?, 1));
+        // The kernel is told of the root: it must be there also if nobody preserved it.
+        let nodes = nodes.chain([PageRange::around(root, geometry).ok_or_else(too_large)?]);
         let mut ranges: Vec<PhysRange> = loaded.tree.ranges().chain(nodes).map(|pages| pages.bytes(geometry)).collect();
         ranges.sort_unstable();
+        // Disjoint from here on.
+        let ranges = joined(&ranges, usize::MAX);
         check_scratch(geometry, scratch)?;
-        for area in scratch {
-            if let Some(other) = ranges.iter().find(|range| range.start() < area.end() && area.start() < range.end()) {
+        for area in scratch.iter().filter(|area| area.size() > 0) {
+            let next = ranges.partition_point(|range| range.end() <= area.start());
+            if let Some(other) = ranges.get(next).filter(|range| range.start() < area.end()) {
                 let fault = Fault::new(Code::OwnedTwice).address(area.start().get()).item("scratch").found(area);
                 return Err(fault.expected(format_args!("nothing preserved there, as is {other}")));
             }
         }
-        let segments = joined(&ranges, MAX_SEGMENTS).into_iter().map(|range| read(memory, range, &ranges));
-        let size = u64_of(bytes.len());
-        let root = PhysRange::new(root, size).ok_or_else(|| Fault::new(Code::TooLarge).item("root").found(size))?;
+        let wholes = joined(&ranges, MAX_SEGMENTS);
+        // A tree of a page can say that all memory is preserved: asked before anything is read.
+        let all = wholes.iter().fold(0_u64, |sum, range| sum.saturating_add(range.size()));
+        reserve(all)?;
+        let segments = wholes.into_iter().map(|range| read(memory, range, &ranges));
         Ok(Passing { root, scratch: scratch.to_vec(), segments: segments.collect::<Result<_, _>>()? })
     }
+}
+
+/// Room for so many bytes, if there is.
+fn reserve(size: u64) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    let fault = || Fault::new(Code::Exhausted).item("handover").found(format_args!("no memory for {size:#x} bytes"));
+    let wanted = usize::try_from(size).map_err(|_| fault())?;
+    bytes.try_reserve_exact(wanted).map_err(|_| fault())?;
+    Ok(bytes)
 }
 
 /// At most so many ranges that cover all of these, which ascend: what lies in the smallest gaps between them is taken
@@ -83,15 +102,25 @@ fn joined(ranges: &[PhysRange], most: usize) -> Vec<PhysRange> {
     joined
 }
 
+/// Bytes that are read at a time, so that what is not there is noticed early.
+const PIECE: u64 = 1 << 20;
+
 /// The bytes of a segment: those of the ranges in it, and zeros between.
 fn read(memory: &dyn Memory, segment: PhysRange, ranges: &[PhysRange]) -> Result<Segment, Fault> {
-    let mut bytes = alloc::vec![0; usize_of(segment.size())];
+    let mut bytes = reserve(segment.size())?;
+    let inside = |at: PhysAddr| usize_of(at.get().saturating_sub(segment.start().get()));
     let first = ranges.partition_point(|range| range.start() < segment.start());
     for range in ranges.iter().skip(first).take_while(|range| range.end() <= segment.end()) {
-        let skip = usize_of(range.start().get().saturating_sub(segment.start().get()));
-        let piece = bytes.get_mut(skip..).and_then(|rest| rest.get_mut(..usize_of(range.size()))).unwrap_or_default();
-        memory.read(range.start(), piece)?;
+        bytes.resize(inside(range.start()), 0);
+        let mut at = range.start();
+        while at < range.end() {
+            let end = PhysAddr::new(at.get().saturating_add(PIECE)).min(range.end());
+            bytes.resize(inside(end), 0);
+            memory.read(at, bytes.get_mut(inside(at)..).unwrap_or_default())?;
+            at = end;
+        }
     }
+    bytes.resize(usize_of(segment.size()), 0);
     Ok(Segment { at: segment.start(), size: segment.size(), bytes })
 }
 

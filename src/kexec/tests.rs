@@ -116,7 +116,7 @@ fn what_is_no_kernel() {
         change(&mut bytes);
         BzImage::new(bytes).unwrap_err().to_string()
     };
-    let cases: [(Change<'_>, &str); 7] = [
+    let cases: [(Change<'_>, &str); 8] = [
         (&|bytes| bytes.truncate(0x100), "truncated: header at offset 0x202: found 256 bytes, expected a bzImage"),
         (&|bytes| bytes.truncate(0x210), "truncated: xloadflags at offset 0x236: found 528 bytes, expected a bzImage"),
         (&|bytes| bytes[0x202] = b'h', "magic: header at offset 0x202: found \"hdrS\", expected \"HdrS\", a bzImage"),
@@ -130,6 +130,10 @@ fn what_is_no_kernel() {
             "unaligned: pref_address at offset 0x258: found 0x1000001, expected a multiple of 0x200000",
         ),
         (
+            &|bytes| bytes[0x201] = 0x61,
+            "truncated: jump at offset 0x201: found a header that ends at 0x263, expected at least 0x264, behind init_size",
+        ),
+        (
             &|bytes| bytes.truncate(0x500),
             "truncated: kernel at offset 0x400: found 256 bytes behind 1 sectors of setup, expected some, and at most the \
              5242880 of init_size",
@@ -138,6 +142,21 @@ fn what_is_no_kernel() {
     for (change, expected) in cases {
         assert_eq!(told(change), expected);
     }
+}
+
+/// A header of 255 bytes would lie in the memory map.
+#[test]
+fn a_header_longer_than_its_room() {
+    let mut bytes = kernel();
+    bytes[0x201] = 0xff;
+    bytes[0x280..0x301].fill(0xee);
+    let kernel = BzImage::new(bytes).unwrap();
+    let memory = MemoryMap::parse(MEMORY).unwrap();
+    let boot = Boot { kernel: &kernel, initrd: b"", command_line: b"", memory: &memory, rsdp: None, handover: None };
+    let segments = boot.segments().unwrap();
+    let params = &segments.list()[0].bytes[0x1000..0x2000];
+    assert_eq!(params[0x280..0x2d0], [[0xee; 16], [0; 16], [0; 16], [0; 16], [0; 16]].concat());
+    assert_eq!(params[0x30c..], [0; 0xcf4], "nothing behind the three ranges of memory");
 }
 
 #[test]
@@ -150,7 +169,6 @@ fn errors_of_the_kernel() {
     );
 }
 
-#[cfg(feature = "write")]
 mod handed_over {
     use super::*;
     use crate::handover::Outgoing;
@@ -227,5 +245,153 @@ mod handed_over {
         };
         let fault = boot.segments().unwrap_err();
         assert_eq!((fault.code(), fault.at().address), (Code::Outside, Some(0x600_0000)), "{fault}");
+    }
+
+    /// As the array of a real machine has it, for memory that is not there.
+    #[test]
+    fn an_empty_scratch_area_is_nowhere() {
+        let (ram, root) = handover();
+        // One where nothing can be, one in the middle of the handover.
+        let empty = [range(0, 0), range(0x600_0800, 0)];
+        let passing = Passing::new(&ram, root, &[empty[0], range(0x200_0000, 0x200_0000), empty[1]]).unwrap();
+        let kernel = BzImage::new(kernel()).unwrap();
+        let memory = MemoryMap::parse(MEMORY).unwrap();
+        let boot = Boot {
+            kernel: &kernel,
+            initrd: b"",
+            command_line: b"",
+            memory: &memory,
+            rsdp: None,
+            handover: Some(&passing),
+        };
+        let segments = boot.segments().unwrap();
+        let pages = segments.list().iter().find(|segment| segment.at == segments.entry()).unwrap();
+        assert_eq!(pages.bytes[0x2028..0x2030], 48_u64.to_le_bytes(), "the array has all three");
+    }
+
+    /// A tree of six pages that says that half of all memory is preserved.
+    #[test]
+    fn more_than_this_machine_can_hold() {
+        let mut ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x6000).unwrap(), 0x400).unwrap());
+        let mut tree = crate::radix::Tree::new(Geometry::K4);
+        tree.add(crate::mem::Folio::new(Pfn::new(1 << 46).unwrap(), Order::MAX).unwrap());
+        let stored = tree.store(&mut ram).unwrap();
+        let mut fdt = crate::fdt::Builder::new();
+        fdt.strings("compatible", ["kho-v4"]).unwrap();
+        fdt.u64_native("preserved-memory-map", stored.root.get()).unwrap();
+        let root = PhysAddr::new(0x630_0000);
+        ram.poke(root, &fdt.finish().unwrap()).unwrap();
+        let fault = Passing::new(&ram, root, &[range(1 << 59, 0x40_0000)]).unwrap_err();
+        assert_eq!(fault.code(), Code::TooLarge, "scratch behind all pages: {fault}");
+        let fault = Passing::new(&ram, root, &[range(0x4000_0000, 0x40_0000)]).unwrap_err();
+        assert_eq!(fault.code(), Code::Exhausted, "{fault}");
+    }
+
+    /// What the kernel is told of must be there, also when nobody preserved it.
+    #[test]
+    fn a_root_that_is_not_preserved() {
+        let (mut ram, root) = handover();
+        let mut bytes = vec![0; 0x1000];
+        crate::mem::Memory::read(&ram, root, &mut bytes).unwrap();
+        let elsewhere = PhysAddr::new(0x630_0000);
+        ram.poke(elsewhere, &bytes).unwrap();
+        let passing = Passing::new(&ram, elsewhere, &[range(0x200_0000, 0x200_0000)]).unwrap();
+        assert!(passing.segments.iter().any(|segment| segment.at == elsewhere && segment.bytes == bytes));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(crate::testing::cases(64))]
+
+        /// Wherever memory, scratch and handover are: nothing lies on anything else, and nothing where there is no
+        /// memory.
+        #[test]
+        fn nothing_overlaps(
+            folios in proptest::collection::vec((0_u32..7, 0_u32..4), 1..40),
+            holes in proptest::collection::vec((0_u64..0x8000, 1_u64..0x800), 0..6),
+            areas in proptest::collection::btree_set(0_u64..31, 1..5),
+            (pref, align, init) in (0_u64..64, 12_u32..25, 0x201_u32..0x100_0000),
+            (relocatable, below, line, disk) in (proptest::bool::ANY, 20_u32..31, 0_usize..255, 0_usize..0x4_0000),
+        ) {
+            // 128 MiB in all, the handover somewhere above 96.
+            let window = PageRange::new(Pfn::new(0x6000).unwrap(), 0x2000).unwrap();
+            let mut outgoing = Outgoing::new(Ram::new(Geometry::K4, window));
+            // Blocks of different orders, others between them: up to 40 ranges, of which a dozen segments are made.
+            for (number, &(gap, order)) in folios.iter().enumerate() {
+                let _between = crate::mem::Frames::alloc(&mut outgoing, Order::new(gap).unwrap()).unwrap();
+                let folios = vec![(Order::new(order).unwrap(), &b"folio"[..])];
+                outgoing.preserve(&format!("n{number}"), &Payload { folios, rule: Rule::Words }).unwrap();
+            }
+            let (ram, root) = outgoing.finish().unwrap().into_parts();
+            let scratch: Vec<_> = areas.iter().map(|&area| range(area << 22, 4 << 20)).filter(|area| area.start().get() > 0).collect();
+            let Ok(passing) = Passing::new(&ram, root.start(), &scratch) else { return Ok(()) };
+
+            let mut bytes = kernel();
+            bytes[abi::KERNEL_ALIGNMENT..][..4].copy_from_slice(&(1_u32 << align).to_le_bytes());
+            bytes[abi::PREF_ADDRESS..][..8].copy_from_slice(&((pref << 20) >> align << align).to_le_bytes());
+            bytes[abi::INIT_SIZE..][..4].copy_from_slice(&init.to_le_bytes());
+            bytes[abi::RELOCATABLE] = relocatable.into();
+            bytes[abi::INITRD_ADDR_MAX..][..4].copy_from_slice(&((1_u32 << below) - 1).to_le_bytes());
+            let kernel = BzImage::new(bytes).unwrap();
+            // Memory with holes, not all of them of whole pages.
+            let mut map = String::new();
+            let mut at = 0x1000_u64;
+            let mut holes = holes.clone();
+            holes.sort_unstable();
+            for (start, pages) in holes.into_iter().chain([(0x8000, 0)]) {
+                let start = (start << 12) | (pages & 0xfff);
+                if start <= at {
+                    continue;
+                }
+                map += &format!("{at:x}-{:x} : System RAM\n", start - 1);
+                at = start + (pages << 12);
+                map += &format!("{start:x}-{at:x} : Reserved\n");
+                at += 1;
+            }
+            let Ok(memory) = MemoryMap::parse(&map) else { return Ok(()) };
+            let (initrd, command_line) = (vec![0xdd; disk], vec![b'c'; line]);
+            let boot = Boot {
+                kernel: &kernel,
+                initrd: &initrd,
+                command_line: &command_line,
+                memory: &memory,
+                rsdp: None,
+                handover: Some(&passing),
+            };
+            let Ok(segments) = boot.segments() else { return Ok(()) };
+
+            let mut taken: Vec<PhysRange> = Vec::new();
+            for segment in segments.list() {
+                proptest::prop_assert!(segment.bytes.len() as u64 <= segment.size && segment.size % 4096 == 0);
+                proptest::prop_assert_eq!(segment.at.get() % 4096, 0);
+                // Of the kernel all that it needs to unpack.
+                let is_kernel = segment.bytes == kernel.kernel();
+                let size = if is_kernel { kernel.init_size } else { segment.size };
+                if is_kernel {
+                    proptest::prop_assert!(segment.at.get() % kernel.alignment == 0 && segment.at.get() >= kernel.pref_address);
+                    proptest::prop_assert!(relocatable || segment.at.get() == kernel.pref_address);
+                }
+                taken.push(range(segment.at.get(), size));
+            }
+            for area in &taken {
+                proptest::prop_assert!(area.start().get() >= 0x10_0000);
+                proptest::prop_assert!(memory.ram().any(|ram| ram.contains(area.start(), area.size())), "{area} of {map}");
+            }
+            taken.sort_unstable();
+            for pair in taken.windows(2) {
+                proptest::prop_assert!(pair[0].end() <= pair[1].start(), "{} and {}", pair[0], pair[1]);
+            }
+            // All that was authored is there.
+            for (at, bytes) in ram.segments() {
+                for (page, bytes) in (0..).zip(bytes.chunks(4096)).filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0)) {
+                    let at = at.get() + page * 4096;
+                    let found = segments.list().iter().any(|segment| {
+                        let place = range(segment.at.get(), segment.bytes.len() as u64);
+                        place.contains(PhysAddr::new(at), 4096)
+                            && segment.bytes[(at - segment.at.get()) as usize..][..4096] == *bytes
+                    });
+                    proptest::prop_assert!(found, "page {at:#x}");
+                }
+            }
+        }
     }
 }

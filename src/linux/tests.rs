@@ -28,6 +28,26 @@ fn outgoing() -> Outgoing<Ram> {
     Outgoing::for_linux(ram, &[scratch]).unwrap()
 }
 
+/// Linux takes what is there for what it knows: of `LUO` it panics then.
+#[test]
+fn nothing_else_under_the_names_of_linux() {
+    let text = Metadata { previous_release: "7.2.13".into(), kexec_count: 1 };
+    for name in ["LUO", "memblock", "kho_test"] {
+        let mut outgoing = outgoing();
+        let fault = outgoing.preserve(name, &text).unwrap_err();
+        assert_eq!((fault.code(), fault.at().item.as_deref()), (Code::Refused, Some(name)));
+        assert_eq!(fault.found_text(), "kexec-metadata-v1");
+        outgoing.preserve("elsewhere", &text).unwrap();
+    }
+    let fault = outgoing().preserve("kexec-metadata", &Ranges::default()).unwrap_err();
+    assert_eq!(
+        fault.to_string(),
+        "refused: kexec-metadata: found memblock-v1, expected kexec-metadata-v1, as Linux has it under that name"
+    );
+    // A process knows its own names.
+    Outgoing::new(ram(Geometry::K4).0).preserve("LUO", &text).unwrap();
+}
+
 #[test]
 fn everything_that_linux_knows_comes_back_equal() {
     for geometry in Geometry::ALL {

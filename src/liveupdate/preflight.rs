@@ -218,10 +218,11 @@ fn available() -> Option<u64> {
 fn look(number: usize, token: u64, file: BorrowedFd<'_>, geometry: Geometry) -> Result<(Stat, FileFacts), Fault> {
     let stat = rustix::fs::fstat(file).map_err(system("fstat"))?;
     let status = rustix::fs::fcntl_getfl(file).map_err(system("F_GETFL"))?;
-    if status.contains(OFlags::PATH) {
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if is_file && status.contains(OFlags::PATH) {
         return Err(Fault::new(Code::FileKind).found("a descriptor opened with O_PATH").expected(EXPECTED));
     }
-    let kind = if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+    let kind = if is_file {
         let fs = rustix::fs::fstatfs(file).map_err(system("fstatfs"))?;
         match u64::try_from(fs.f_type) {
             Ok(HUGETLBFS_MAGIC) => FileKind::Hugetlb,

@@ -71,7 +71,8 @@ fn every_row_of_the_table() {
         (Open, Errno::ACCESS, Cause::Forbidden),
         (Open, Errno::PERM, Cause::Forbidden),
         (Open, Errno::IO, Cause::IncomingBroken),
-        (Open, Errno::ISDIR, Cause::Unknown),
+        (Open, Errno::ISDIR, Cause::WrongKind),
+        (Open, Errno::DOM, Cause::Unknown),
         (Create, Errno::NOTTY, Cause::WrongKind),
         (Create, Errno::EXIST, Cause::NameTaken),
         (Create, Errno::INVAL, Cause::BadName),
@@ -79,6 +80,7 @@ fn every_row_of_the_table() {
         (Retrieve, Errno::INVAL, Cause::AlreadyRetrieved),
         (Given, Errno::NOTTY, Cause::WrongKind),
         (Given, Errno::INVAL, Cause::WrongKind),
+        (Given, Errno::BADF, Cause::WrongKind),
         (Preserve, Errno::EXIST, Cause::TokenTaken),
         (Preserve, Errno::BUSY, Cause::FileTaken),
         (Preserve, Errno::NOENT, Cause::NotPreservable),
@@ -278,7 +280,7 @@ fn preflight_what_is_no_shmem() {
 
 #[test]
 fn preflight_a_descriptor_that_is_only_a_path() {
-    let path = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let path = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let preflight = preflight(&[(1, path)]);
     assert_eq!(codes(&preflight), [Code::FileKind]);
     assert!(told(&preflight)[0].contains("found a descriptor opened with O_PATH"), "{:?}", told(&preflight));

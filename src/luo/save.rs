@@ -2,7 +2,7 @@
 
 use alloc::collections::BTreeSet;
 use alloc::format;
-use alloc::string::{String, ToString as _};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use zerocopy::IntoBytes as _;
@@ -11,7 +11,7 @@ use super::{Flb, MADE_OF};
 use crate::abi::luo::{COMPAT, File, Flb as WireFlb, FlbHeader, Head, Session};
 use crate::abi::{Plain, memfd as wire};
 use crate::block::BlockSet;
-use crate::compat::CompatList;
+use crate::compat::{Compat, CompatList};
 use crate::handover::{Blob, Home, Preserve, Scope};
 use crate::mem::{Frames as _, Memory as _, Order};
 use crate::memfd;
@@ -184,7 +184,8 @@ fn store_file<M: Home>(scope: &mut Scope<'_, M>, file: &NewFile<'_>) -> Result<F
         #[cfg(feature = "std")]
         NewContent::ByPages(pages) => pages.store(scope)?,
         NewContent::Opaque { compatible, data } => {
-            if *compatible == wire::COMPAT.to_string() {
+            // In another version too: no kernel that takes this handover has a handler for it.
+            if Compat::parse(compatible).is_ok_and(|found| found.name() == wire::COMPAT.name()) {
                 let fault = Fault::new(Code::Refused).item("compatible").found(compatible);
                 return Err(fault.expected("contents, of which the memfd is written"));
             }

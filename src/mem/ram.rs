@@ -42,17 +42,24 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// All pages are free and zero.
+    /// All pages are free and zero. Page 0 is never handed out: its address means "none" in every structure.
     #[must_use]
     pub fn new(geometry: Geometry, window: PageRange) -> Self {
-        Ram {
+        let mut this = Ram {
             frames: FrameAllocator::new(geometry, window),
             inherited: Inherited::default(),
             extents: [window.bytes(geometry)],
             pages: BTreeMap::new(),
             kept_out: Vec::new(),
             kept_pages: 0,
+        };
+        if let Some(first) = Pfn::new(0).and_then(|pfn| PageRange::new(pfn, 1))
+            && first.overlaps(window)
+        {
+            this.reserve(first);
+            this.kept_out.push(("address 0, which means none".to_owned(), first));
         }
+        this
     }
 
     /// Never hands out a page of these bytes: they are somebody else's, as scratch, a kernel, an initrd. They may pass
@@ -375,6 +382,20 @@ mod tests {
         ram.keep_out("elsewhere", bytes(0x100_0000, 0x2000)).unwrap();
         let fault = ram.keep_out("far", bytes(u64::MAX, 0)).unwrap_err();
         assert_eq!((fault.code(), fault.expected_text()), (Code::TooLarge, "below 2^47 pages"));
+    }
+
+    /// A tree in page 0 would be no tree.
+    #[test]
+    fn page_0_is_nobodys() {
+        let mut ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0).unwrap(), 4).unwrap());
+        assert_eq!(ram.free_pages(), 3);
+        let refused = ram.alloc_at(Folio::page(Pfn::new(0).unwrap())).unwrap_err();
+        assert_eq!(refused.to_string(), "pfn 0x0 order 0 is in the pages of address 0, which means none");
+        ram.keep_out("low", bytes(0, 0x2000)).unwrap();
+        assert_eq!(ram.alloc(Order::new(1).unwrap()).unwrap().folio().pfn().get(), 2);
+        assert!(ram.alloc(Order::ZERO).is_err());
+        ram.admit(&mut std::iter::empty(), &mut std::iter::empty()).unwrap();
+        assert_eq!(ram.free_pages(), 2);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use zerocopy::FromZeros as _;
 use zerocopy::little_endian::U64;
 
 use super::*;
-use crate::mem::{PageRange, Ram};
+use crate::mem::{FrameAllocator, MemError, PageRange, PhysRange, Ram};
 
 fn pfn(number: u64) -> Pfn {
     Pfn::new(number).unwrap()
@@ -110,13 +110,49 @@ fn what_a_writer_refuses() {
     assert_eq!(store_bytes(&mut ram(Geometry::K4, 1), Order::ZERO, b"").unwrap_err().code(), Code::Refused);
 }
 
+/// Four pages from page 0 on, of somebody who hands out that one too.
+struct Low(FrameAllocator, [PhysRange; 1]);
+
+impl crate::mem::Memory for Low {
+    fn geometry(&self) -> Geometry {
+        Geometry::K4
+    }
+
+    fn extents(&self) -> &[PhysRange] {
+        &self.1
+    }
+
+    fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
+        Err(MemError::Outside { at, len: to.len() as u64 })
+    }
+}
+
+impl Frames for Low {
+    fn alloc(&mut self, order: Order) -> Result<Frame, MemError> {
+        self.0.alloc(order)
+    }
+
+    fn holds(&self, frame: &Frame) -> bool {
+        self.0.holds(frame)
+    }
+
+    fn free(&mut self, frame: Frame) {
+        self.0.free(frame);
+    }
+
+    fn write(&mut self, _: &Frame, _: u64, _: &[u8]) -> Result<(), MemError> {
+        Ok(())
+    }
+}
+
 #[test]
 fn page_0_is_not_handed_over() {
-    let mut ram = Ram::new(Geometry::K4, PageRange::new(pfn(0), 4).unwrap());
+    let window = PageRange::new(pfn(0), 4).unwrap();
+    let mut ram = Low(FrameAllocator::new(Geometry::K4, window), [window.bytes(Geometry::K4)]);
     let fault = area([9]).store(&mut ram).unwrap_err();
     assert_eq!(fault.to_string(), "refused: found page 0, expected memory that starts behind it");
     assert_eq!(store_bytes(&mut ram, order(1), b"x").unwrap_err().code(), Code::Refused);
-    assert_eq!(ram.free_pages(), 4);
+    assert_eq!(ram.0.free_pages(), 4);
 }
 
 #[test]

@@ -93,15 +93,28 @@ pub(crate) struct Snapshot {
 }
 
 pub(crate) fn snapshot() -> (Snapshot, usize) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    // Of this thread, which execs: /proc/self is the main one, and that blocks all signals as long as it is in
+    // pthread_create, which it may still be when the thread of the test runs already.
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     let snapshot = Snapshot {
         descriptors: descriptors(),
-        signals: status.lines().filter(|line| line.starts_with("Sig")).map(str::to_owned).collect(),
+        signals: signals(&status),
         env: std::env::vars_os().collect(),
         folder: std::env::current_dir().unwrap(),
         threads: std::fs::read_dir("/proc/self/task").unwrap().count(),
     };
     (snapshot, std::fs::read_to_string("/proc/self/maps").unwrap().lines().count())
+}
+
+/// What `/proc/PID/status` says of signals. Of `SigQ` only the limit: how many signals are queued is counted over all
+/// processes of the user, so any other one changes it. What is queued for this process is in `SigPnd` and `ShdPnd`.
+fn signals(status: &str) -> Vec<String> {
+    let ours = status.lines().filter(|line| ["Sig", "ShdPnd"].iter().any(|name| line.starts_with(name)));
+    ours.map(|line| match (line.strip_prefix("SigQ:"), line.split_once('/')) {
+        (Some(_), Some((_, limit))) => format!("SigQ: {limit}"),
+        _ => line.to_owned(),
+    })
+    .collect()
 }
 
 pub(crate) fn now_ns() -> u64 {

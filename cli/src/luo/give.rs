@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use kho::liveupdate::NewSession;
 
-use super::item::{Source, parse_pair};
+use super::item::{Source, pair};
 use super::preflight::{lines, look};
 use super::{AtDevice, Failed, Next, SESSION, Session, new, told};
 
@@ -15,7 +15,7 @@ use super::{AtDevice, Failed, Next, SESSION, Session, new, told};
 #[derive(clap::Args)]
 struct Files {
     /// Preserve the bytes of the file at PATH, in a memfd that is made for them
-    #[arg(long = "copy", value_name = "TOKEN=PATH", value_parser = parse_pair)]
+    #[arg(long = "copy", value_name = "TOKEN=PATH", value_parser = pair())]
     copies: Vec<(u64, OsString)>,
     /// Ask the kernel also where preflight found that it would refuse
     #[arg(long)]
@@ -31,7 +31,7 @@ pub(super) struct Create {
     #[command(flatten)]
     device: AtDevice,
     /// Preserve a memfd: an inherited descriptor, or a path as /proc/PID/fd/N
-    #[arg(long = "preserve", value_name = "TOKEN=FD|PATH", value_parser = parse_pair)]
+    #[arg(long = "preserve", value_name = "TOKEN=FD|PATH", value_parser = pair())]
     files: Vec<(u64, OsString)>,
     #[command(flatten)]
     more: Files,
@@ -61,7 +61,7 @@ pub(super) struct Preserve {
     #[command(flatten)]
     session: Session,
     /// Memfds: inherited descriptors, or paths as /proc/PID/fd/N
-    #[arg(value_name = "TOKEN=FD|PATH", value_parser = parse_pair, required_unless_present = "copies")]
+    #[arg(value_name = "TOKEN=FD|PATH", value_parser = pair(), required_unless_present = "copies")]
     files: Vec<(u64, OsString)>,
     #[command(flatten)]
     more: Files,

@@ -8,7 +8,9 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
-use rustix::fs::{MemfdFlags, OFlags};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use rustix::fs::{MemfdFlags, OFlags, SeekFrom};
+use rustix::io::Errno;
 
 use super::{Failed, open_number, token};
 use crate::source::clean;
@@ -33,8 +35,11 @@ impl Where {
         match self {
             Where::Number(number) => open_number(*number),
             Where::Path(path) => {
-                // NONBLOCK: a pipe must not hold us before it is refused.
-                let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+                // NONBLOCK: a pipe must not hold us before it is refused. And to open a device may be to start it, as
+                // a watchdog: what is no file is only looked at.
+                let device = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
+                let look = if device { OFlags::PATH } else { OFlags::NONBLOCK };
+                let flags = (look | OFlags::NOCTTY).bits();
                 let file = File::options().read(true).custom_flags(i32::try_from(flags)?).open(path);
                 Ok(file.map_err(|error| format!("{self}: {error}"))?.into())
             }
@@ -75,12 +80,12 @@ pub(super) fn item(text: &OsStr) -> Option<Item> {
     Some(Item { written: name.to_str()?.into(), token: token(name).filter(|_| !name.is_empty())?, rest })
 }
 
-/// Parses `TOKEN=REST` for clap.
-pub(super) fn parse_pair(text: &str) -> Result<(u64, OsString), String> {
-    match item(OsStr::new(text)) {
+/// Parses `TOKEN=REST` for clap; a path is any bytes.
+pub(super) fn pair() -> impl TypedValueParser<Value = (u64, OsString)> {
+    OsStringValueParser::new().try_map(|text| match item(&text) {
         Some(Item { token, rest: Some(rest), .. }) => Ok((token, rest)),
-        _ => Err("not TOKEN=WHAT with a token of at most 64 bits, decimal or 0x..".into()),
-    }
+        _ => Err("not TOKEN=WHAT with a token of at most 64 bits, decimal or 0x.."),
+    })
 }
 
 /// A file to be preserved, open.
@@ -117,12 +122,15 @@ impl AsFd for Source {
     }
 }
 
-/// Copies a file into an empty one. Blocks of zeros become holes.
+const BLOCK: usize = 4096;
+
+/// Copies a file into an empty one. Blocks of zeros become holes, and holes are not read. Moves the position of `from`.
 pub(super) fn pour(from: &File, to: &File) -> std::io::Result<()> {
-    const BLOCK: usize = 4096;
+    let size = from.metadata()?.len();
     let mut buffer = vec![0; 256 * BLOCK];
     let mut at = 0_u64;
     loop {
+        at = next_data(from, at, size);
         // Whole pieces, so that blocks stay blocks.
         let mut len = 0;
         while len < buffer.len() {
@@ -153,6 +161,19 @@ pub(super) fn pour(from: &File, to: &File) -> std::io::Result<()> {
             // Holes at the end.
             return to.set_len(at);
         }
+    }
+}
+
+/// From where on there may be something else than a hole. What has no size, as in /proc, has none.
+fn next_data(file: &File, at: u64, size: u64) -> u64 {
+    if at >= size {
+        return at;
+    }
+    match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(next) => next.clamp(at, size) & !(BLOCK as u64 - 1),
+        // It ends in a hole.
+        Err(Errno::NXIO) => size,
+        Err(_) => at,
     }
 }
 
@@ -203,6 +224,17 @@ mod tests {
             assert_eq!(to.metadata().unwrap().len(), size);
             assert!(bytes(&from) == bytes(&to), "{size}");
         }
+        // A TiB of which a byte is there, not at the start of a block.
+        let (from, to) = (file(), file());
+        from.set_len(1 << 40).unwrap();
+        from.write_all_at(b"x", (1 << 39) + 70_001).unwrap();
+        pour(&from, &to).unwrap();
+        let mut bytes = [1; 3];
+        to.read_exact_at(&mut bytes, (1 << 39) + 70_000).unwrap();
+        assert_eq!((&bytes, to.metadata().unwrap().len()), (b"\0x\0", 1 << 40));
+        let (from, to) = (File::open("/proc/self/status").unwrap(), file());
+        pour(&from, &to).unwrap();
+        assert!(to.metadata().unwrap().len() > 100, "what says no size is read to its end");
         let (from, to) = (file(), file());
         from.write_all_at(&vec![0; 1 << 20], 0).unwrap();
         pour(&from, &to).unwrap();

@@ -161,8 +161,18 @@ impl Output {
     fn new(path: &OsStr) -> Result<Output, Failed> {
         let path = PathBuf::from(path);
         let shown = clean(&path.display().to_string());
+        // It is put in the place of the file: of what a link leads to, never of the link, which may be /dev/stdout.
+        let path = match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.is_symlink() => {
+                std::fs::canonicalize(&path).map_err(|error| format!("{shown}: where it leads: {error}"))?
+            }
+            _ => path,
+        };
         match std::fs::metadata(&path) {
             Ok(found) if !found.is_file() => return Err(format!("{shown}: not a regular file").into()),
+            Err(_) if path.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+                return Err(format!("{shown}: not a file").into());
+            }
             _ => {}
         }
         let Some(file_name) = path.file_name() else { return Err(format!("{shown}: not a file").into()) };
@@ -211,4 +221,24 @@ fn list(written: &[Written], format: Format) -> Result<(), Failed> {
         };
     }
     Ok(print(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_stays_and_what_it_leads_to_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (far, link) = (dir.path().join("far"), dir.path().join("link"));
+        std::fs::write(&far, "old").unwrap();
+        std::os::unix::fs::symlink("far", &link).unwrap();
+        let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&file, b"new").unwrap();
+        let written = Output::new(link.as_os_str()).unwrap().write(7, file).unwrap();
+        assert_eq!((written.size, written.pos), (3, 3));
+        assert_eq!(std::fs::read_to_string(&far).unwrap(), "new");
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
 }

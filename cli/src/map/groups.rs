@@ -53,7 +53,8 @@ impl Groups {
                 };
                 list.push(Group { label, paint, bytes: 0 });
             }
-            list[place].bytes += owner.bytes;
+            // Claims of one byte count as often as they come.
+            list[place].bytes = list[place].bytes.saturating_add(owner.bytes);
             member.push(place);
         }
         // The largest have colours, in the order in which they come.
@@ -71,7 +72,10 @@ impl Groups {
         if !others.is_empty() {
             let label = format!("{} others", others.len());
             let place = list.iter().position(|group| !matches!(group.paint, Paint::Group(_))).unwrap_or(list.len());
-            list.insert(place, Group { label, paint: Paint::Others, bytes: others.iter().sum() });
+            list.insert(
+                place,
+                Group { label, paint: Paint::Others, bytes: others.into_iter().fold(0, u64::saturating_add) },
+            );
         }
         Groups { list, of }
     }
@@ -190,7 +194,8 @@ pub(crate) fn held(map: &Map, start: u64, end: u64) -> u64 {
 /// As [`span`], from and to a round address.
 pub(crate) fn round_span(map: &Map) -> (u64, u64) {
     let (start, end) = span(map);
-    let grain = (end - start).max(16).next_power_of_two() / 16;
+    // Scratch may be said to reach to the end of the address space.
+    let grain = (end - start).max(16).checked_next_power_of_two().map_or(1 << 60, |span| span / 16);
     (start & !(grain - 1), end.checked_next_multiple_of(grain).unwrap_or(end))
 }
 

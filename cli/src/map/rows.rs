@@ -48,11 +48,11 @@ fn lines(map: &Map, shift: u32) -> Option<Vec<Line>> {
         let scratch = matches!(&stretch.owners[..], [only] if owner(only) == Some(OwnerKind::Scratch));
         // Rows that have nothing else.
         let whole = if stretch.address > first << shift { first + 1 } else { first };
-        let behind = if end == (last + 1) << shift { last + 1 } else { last };
+        let behind = if end == end_of(last, shift) { last + 1 } else { last };
         let row = |row: u64| Line::Row { start: row << shift };
         if scratch && behind.saturating_sub(whole) > 1 {
             lines.extend((first..whole).map(row));
-            lines.push(Line::Scratch { start: whole << shift, end: behind << shift });
+            lines.push(Line::Scratch { start: whole << shift, end: end_of(behind - 1, shift) });
             lines.extend((behind..=last).map(row));
         } else if last - first >= LINES as u64 {
             return None;
@@ -65,4 +65,10 @@ fn lines(map: &Map, shift: u32) -> Option<Vec<Line>> {
         }
     }
     Some(lines)
+}
+
+/// The first address behind a row; the last one of all behind the last row.
+fn end_of(row: u64, shift: u32) -> u64 {
+    let last = (row << shift) | ((1 << shift) - 1);
+    last.saturating_add(1)
 }

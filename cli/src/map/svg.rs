@@ -334,10 +334,14 @@ impl Picture<'_> {
         if self.map.overlapping > 0 {
             entry(self, "x", "more than one owner", Some(self.map.overlapping));
         }
-        let owned: u64 = self.map.extents.iter().map(|extent| extent.size).sum();
+        let owned = self.map.extents.iter().fold(0_u64, |sum, extent| sum.saturating_add(extent.size));
         let (start, end) = span(self.map);
-        let used: u64 =
-            self.map.ranges.iter().map(|range| held(self.map, range.address, range.address + range.size)).sum();
+        let used: u64 = self
+            .map
+            .ranges
+            .iter()
+            .map(|range| held(self.map, range.address, range.address.saturating_add(range.size)))
+            .sum();
         entry(self, "f", "free", Some(owned.saturating_sub(used)));
         entry(self, "n", "not in the file", Some((end - start).saturating_sub(owned)));
         y += 8;
