@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
@@ -41,6 +42,9 @@ pub(crate) struct Source {
     scratch: Vec<Scratch>,
 }
 
+/// A list of scratch is not longer, in bytes.
+const SCRATCH_LIMIT: u64 = 1 << 20;
+
 /// Ranges of scratch.
 pub(crate) type Scratch = std::sync::Arc<[PhysRange]>;
 
@@ -54,7 +58,9 @@ pub(crate) fn parse_scratch(text: &str) -> Result<Scratch, String> {
         let path = inside.iter().find(|path| path.is_file()).ok_or_else(|| {
             format!("{text}: neither START+SIZE, as 0x6800000+16M, nor a folder with scratch_phys and scratch_len")
         })?;
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| file.take(SCRATCH_LIMIT).read_to_string(&mut text));
+        read.map(|_| text).map_err(|error| format!("{}: {error}", path.display()))
     };
     let (starts, sizes) = (read("scratch_phys")?, read("scratch_len")?);
     let (starts, sizes): (Vec<_>, Vec<_>) = (starts.lines().collect(), sizes.lines().collect());
@@ -91,11 +97,13 @@ impl Source {
 
     /// Refuses to write over what is looked at.
     pub(crate) fn is_not(&self, output: &Path) -> Result<(), String> {
-        let same = std::fs::canonicalize(output).ok().zip(std::fs::canonicalize(&self.file).ok());
-        match same {
-            Some((output, file)) if output == file => Err(format!("{}: is what would be drawn", self.name())),
-            _ => Ok(()),
-        }
+        if self.is(output) { Err(format!("{}: is what would be drawn", self.name())) } else { Ok(()) }
+    }
+
+    /// Whether a path leads to what is looked at.
+    pub(crate) fn is(&self, path: &Path) -> bool {
+        let same = std::fs::canonicalize(path).ok().zip(std::fs::canonicalize(&self.file).ok());
+        same.is_some_and(|(path, file)| path == file)
     }
 
     fn opened(&self, map: bool) -> Result<Opened, NotShown> {

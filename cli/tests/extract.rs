@@ -187,6 +187,7 @@ fn names_of_sessions_lead_nowhere_and_never_meet() {
         (b"a%2fb", "a%252fb.1"),
         (b"..", "%2e..1"),
         (b".", "%2e.1"),
+        (b"", "%00.1"),
         (b"-rf", "%2drf.1"),
         (b"a.1", "a.1.1"),
         (b"a", "a.1"),

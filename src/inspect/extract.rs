@@ -26,6 +26,9 @@ use crate::text::Name;
 /// From this size on, in bytes, a thread is worth it.
 const LARGE: u64 = 4 << 20;
 
+/// So much may be streamed of what is all holes, in bytes.
+const STREAMED: u64 = 1 << 30;
+
 /// A handover with the memory that it was decoded from, so that what it holds can be read.
 ///
 /// ```
@@ -50,7 +53,8 @@ pub struct Opened {
 /// Where something is, by the names that its owner gave it.
 ///
 /// Printed as people write it, `SESSION/TOKEN`: the token is lower-case hexadecimal, and every byte of a name that is
-/// not a letter, a digit or one of `_+=@:,.-` is `%` and two hexadecimal digits; so is a `.` or `-` at the front.
+/// not a letter, a digit or one of `_+=@:,.-` is `%` and two hexadecimal digits; so is a `.` or `-` at the front. No name at all
+/// is `%00`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
     /// A file of a session.
@@ -118,6 +122,10 @@ impl fmt::Display for Place<'_> {
 
 /// A name that is safe as a part of a file's name and on a terminal.
 fn escaped(name: &[u8], dots: bool) -> String {
+    if name.is_empty() {
+        // No name has a zero, and a file should not be hidden.
+        return "%00".into();
+    }
     let mut text = String::with_capacity(name.len());
     for (at, &byte) in name.iter().enumerate() {
         let plain = match byte {
@@ -318,20 +326,31 @@ impl Opened {
     /// [`Code::Refused`] for what cannot be taken out, [`Code::NotPreserved`] and [`Code::Outside`] for what is not
     /// there, [`Code::Io`] when the memory cannot be read or the file not be written. What was written stays.
     pub fn extract(&self, item: &Item<'_>, to: &File) -> Result<Extracted, Fault> {
-        let done = if item.size().is_some_and(|size| size >= LARGE) {
-            self.copy_beside(item, to)?
+        // At once: a size that no file can have is told before any of it is written. The size is the handover's, so that
+        // what is wrong with it is no fault of this machine.
+        let size = item.size().unwrap_or(0);
+        to.set_len(size).map_err(|error| {
+            let fault = Fault::new(Code::Io).item("size").found(format_args!("{size} bytes: {error}"));
+            if error.kind() == std::io::ErrorKind::FileTooLarge { fault } else { fault.offset(0) }
+        })?;
+        if size >= LARGE {
+            self.copy_beside(item, to)
         } else {
-            self.copy(item, &mut Here(&mut |offset, bytes| to.write_all_at(bytes, offset)))?
-        };
-        to.set_len(done.bytes).map_err(|error| Fault::new(Code::Io).item("size").found(error))?;
-        Ok(done)
+            self.copy(item, &mut Here(&mut |offset, bytes| to.write_all_at(bytes, offset)))
+        }
     }
 
     /// As [`Opened::extract`], into what cannot have holes: they are zeros there.
     ///
     /// # Errors
-    /// As [`Opened::extract`].
+    /// As [`Opened::extract`], and [`Code::TooLarge`] when it is larger than all memory and than 1 GiB, so that most of it
+    /// is holes: a few bytes can say that there are a million gigabytes of them.
     pub fn stream(&self, item: &Item<'_>, to: &mut dyn Write) -> Result<Extracted, Fault> {
+        let most = self.image().map_or(0, Image::bytes_in_file).max(STREAMED);
+        if let Some(size) = item.size().filter(|&size| size > most) {
+            let fault = Fault::new(Code::TooLarge).item("size").found(format_args!("{size} bytes"));
+            return Err(fault.expected(format_args!("at most {most} where holes are not kept; a file keeps them")));
+        }
         let mut here = 0_u64;
         let zeros = |to: &mut dyn Write, here: &mut u64, until: u64| {
             while let Some(gap) = until.checked_sub(*here).filter(|&gap| gap > 0) {
@@ -349,7 +368,7 @@ impl Opened {
         let done = self.copy(item, &mut Here(&mut write))?;
         zeros(to, &mut here, done.bytes)
             .and_then(|()| to.flush())
-            .map_err(|error| Fault::new(Code::Io).found(error))?;
+            .map_err(|error| Fault::new(Code::Io).offset(here).found(error))?;
         Ok(done)
     }
 
