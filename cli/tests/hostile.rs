@@ -166,7 +166,7 @@ fn a_size_that_no_file_may_have_stops_nothing_else() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     let why = told["not_written"][0]["why"].as_str().unwrap();
-    assert!(why.starts_with("io: size: found 1099511627776 bytes: File too large"), "{why}");
+    assert!(why.starts_with("io: size: 1099511627776 bytes: File too large"), "{why}");
     assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0, "no temporary file stays");
 }
 

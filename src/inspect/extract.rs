@@ -53,8 +53,8 @@ pub struct Opened {
 /// Where something is, by the names that its owner gave it.
 ///
 /// Printed as people write it, `SESSION/TOKEN`: the token is lower-case hexadecimal, and every byte of a name that is
-/// not a letter, a digit or one of `_+=@:,.-` is `%` and two hexadecimal digits; so is a `.` or `-` at the front. No name at all
-/// is `%00`.
+/// not a letter, a digit or one of `_+=@:,.-` is `%` and two hexadecimal digits; so is a `.` or `-` at the front. No name
+/// at all is `%00`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
     /// A file of a session.
