@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use kho::inspect::{Content, Extracted, Item, Opened, Place};
+use kho::mem::Image;
 use kho::report::Fault;
 use serde::Serialize;
 use tempfile::NamedTempFile;
@@ -26,10 +27,10 @@ use crate::units::size;
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
-    /// SESSION/TOKEN (hexadecimal), NODE, or NODE/RANGE for memory that was reserved by name
+    /// SESSION/TOKEN (decimal, or hexadecimal with 0x), NODE, or NODE/RANGE for memory that was reserved by name
     #[arg(value_name = "WHAT", conflicts_with = "all", required_unless_present = "all")]
     what: Option<OsString>,
-    /// Write every memfd into this directory, as SESSION.TOKEN and NODE
+    /// Write every memfd into this directory, as SESSION.TOKEN (hexadecimal) and NODE
     #[arg(long, value_name = "DIR")]
     all: Option<PathBuf>,
     /// Write WHAT into this file; - is standard output
@@ -52,7 +53,7 @@ hexadecimal digits; kho takes names in that form and as they are.
 Examples:
   kho extract frozen.core --all files
       files/vm-session.abc, files/second.7 ...
-  kho extract frozen.core vm-session/abc -o disk.img
+  kho extract frozen.core vm-session/0xabc -o disk.img
       the file under token 0xabc
   kho extract frozen.core memblock/testmem -o - | strings
       memory that was reserved by name
@@ -65,6 +66,9 @@ Exit codes:
   1  something could not be taken out and is named; the rest was written
   2  it could not be done: no such file, no handover, nothing of that name,
      a file that exists, a full disk";
+
+/// Bytes of a name, on every file system that matters.
+const NAME_MAX: usize = 255;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -160,9 +164,23 @@ fn all(args: &Args, opened: &Opened, dir: &Path) -> Result<ExitCode, Box<dyn Err
     if let Some(item) = items.iter().find(taken).filter(|_| !args.force) {
         return Err(format!("{} exists: nothing was written (--force replaces it)", shown(&path(item))).into());
     }
+    if let Some(item) = items.iter().find(|item| item.refused().is_none() && args.source.is(&path(item))) {
+        return Err(format!("{} is what it would be read from", shown(&path(item))).into());
+    }
     let mut report = Report::default();
+    // Of a memory that is sound, each byte is in one file. What is in many would fill any disk.
+    let read = || opened.image().map_or(0, Image::bytes_read);
+    let most = read().saturating_add(opened.image().map_or(0, Image::bytes_in_file));
     for item in &items {
         let path = path(item);
+        if path.file_name().is_some_and(|name| name.len() > NAME_MAX) {
+            report.did_not(item, "its name is too long for a file: -o takes any".into());
+            continue;
+        }
+        if read() > most {
+            report.did_not(item, "more was read by now than the memory has: files have folios of each other".into());
+            continue;
+        }
         match file(args, opened, item, &path) {
             Ok(done) => report.wrote(item, &path, done),
             Err(Failed::Source(why)) => report.did_not(item, why),
@@ -182,11 +200,17 @@ fn one(args: &Args, opened: &Opened, what: &[u8], path: &Path) -> Result<ExitCod
         return Err(format!("{}: nothing is called {}{}", args.source.name(), clean(&name), there_is(opened)).into());
     };
     let to_stdout = path == Path::new("-");
+    if !to_stdout && args.source.is(path) {
+        return Err(format!("{} is what it would be read from", shown(path)).into());
+    }
     let done = if to_stdout {
         stream(opened, &item, &mut io::stdout().lock())
     } else if path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
         // A device or a pipe takes the bytes, and is not replaced.
         let out = File::options().write(true).open(path).map_err(|error| Failed::Here(error.to_string()));
+        let is_file = |out: &File| out.metadata().is_ok_and(|meta| meta.is_file());
+        // It may have become one since it was looked at.
+        let out = out.and_then(|out| if is_file(&out) { Err(Failed::Here("it changes".into())) } else { Ok(out) });
         out.and_then(|mut out| stream(opened, &item, &mut out))
     } else {
         file(args, opened, &item, path)
@@ -235,7 +259,7 @@ fn stream(opened: &Opened, item: &Item<'_>, out: &mut dyn io::Write) -> Result<E
             self.0.write(bytes).inspect_err(|error| self.1 |= error.kind() == io::ErrorKind::BrokenPipe)
         }
         fn flush(&mut self) -> io::Result<()> {
-            self.0.flush()
+            self.0.flush().inspect_err(|error| self.1 |= error.kind() == io::ErrorKind::BrokenPipe)
         }
     }
     if let Some(why) = item.refused() {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,9 @@ pub(crate) struct Source {
     scratch: Vec<Scratch>,
 }
 
+/// A list of scratch is not longer, in bytes.
+const SCRATCH_LIMIT: u64 = 1 << 20;
+
 /// Ranges of scratch.
 pub(crate) type Scratch = std::sync::Arc<[PhysRange]>;
 
@@ -54,12 +58,9 @@ pub(crate) fn parse_scratch(text: &str) -> Result<Scratch, String> {
         let path = inside.iter().find(|path| path.is_file()).ok_or_else(|| {
             format!("{text}: neither START+SIZE, as 0x6800000+16M, nor a folder with scratch_phys and scratch_len")
         })?;
-        let mut lines = String::new();
-        // A line for each node of memory: of more, none is what it should be.
-        std::fs::File::open(path)
-            .and_then(|file| file.take(1 << 20).read_to_string(&mut lines))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok::<String, String>(lines)
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| file.take(SCRATCH_LIMIT).read_to_string(&mut text));
+        read.map(|_| text).map_err(|error| format!("{}: {error}", path.display()))
     };
     let (starts, sizes) = (read("scratch_phys")?, read("scratch_len")?);
     let (starts, sizes): (Vec<_>, Vec<_>) = (starts.lines().collect(), sizes.lines().collect());
@@ -105,11 +106,13 @@ impl Source {
 
     /// Refuses to write over what is looked at.
     pub(crate) fn is_not(&self, output: &Path) -> Result<(), String> {
-        let same = std::fs::canonicalize(output).ok().zip(std::fs::canonicalize(&self.file).ok());
-        match same {
-            Some((output, file)) if output == file => Err(format!("{}: is what would be drawn", self.name())),
-            _ => Ok(()),
-        }
+        if self.is(output) { Err(format!("{}: is what would be drawn", self.name())) } else { Ok(()) }
+    }
+
+    /// Whether a path leads to what is looked at.
+    pub(crate) fn is(&self, path: &Path) -> bool {
+        let same = std::fs::canonicalize(path).ok().zip(std::fs::canonicalize(&self.file).ok());
+        same.is_some_and(|(path, file)| path == file)
     }
 
     fn opened(&self, map: bool) -> Result<Opened, NotShown> {

@@ -48,12 +48,12 @@ fn every_memfd_of_a_frozen_machine_as_its_owner_wrote_it() {
 fn one_of_them_into_a_file_and_into_a_pipe() {
     let (dir, core) = (tempfile::tempdir().unwrap(), frozen());
     let wanted = std::fs::read(fixture("memfds/vm-session.ffffffffffffffff")).unwrap();
-    for what in ["vm-session/ffffffffffffffff", "vm-session/0xFFFFFFFFFFFFFFFF"] {
+    for what in ["vm-session/0xffffffffffffffff", "vm-session/0xFFFFFFFFFFFFFFFF", "vm-session/18446744073709551615"] {
         let output = kho(["extract", &core, what, "-o", "-"]);
         assert!(output.status.success() && output.stdout == wanted && output.stderr.is_empty(), "{what}");
     }
     let path = dir.path().join("file");
-    let told = json(0, &["extract", &core, "vm-session/ffffffffffffffff", "-o", path.to_str().unwrap()]);
+    let told = json(0, &["extract", &core, "vm-session/0xffffffffffffffff", "-o", path.to_str().unwrap()]);
     assert!(std::fs::read(&path).unwrap() == wanted);
     // The owner wrote the last page and a half of it; what is zero is a hole.
     let holes = wanted.chunks(4096).filter(|page| page.iter().all(|&byte| byte == 0)).count() as u64 * 4096;
@@ -187,6 +187,7 @@ fn names_of_sessions_lead_nowhere_and_never_meet() {
         (b"a%2fb", "a%252fb.1"),
         (b"..", "%2e..1"),
         (b".", "%2e.1"),
+        (b"", "%00.1"),
         (b"-rf", "%2drf.1"),
         (b"a.1", "a.1.1"),
         (b"a", "a.1"),
@@ -211,7 +212,7 @@ fn names_of_sessions_lead_nowhere_and_never_meet() {
     for (item, (name, _)) in opened.memfds().iter().zip(list) {
         let printed = item.place().to_string();
         assert!(printed.is_ascii() && !printed.contains(char::is_control), "{printed}");
-        assert_eq!(unescaped(printed.strip_suffix("/1").unwrap()), *name);
+        assert_eq!(unescaped(printed.strip_suffix("/0x1").unwrap()), *name);
         let raw = [*name, b"/1"].concat();
         // Where one could be the other, what is printed wins.
         let meant = if name.contains(&b'%') { printed.into_bytes() } else { raw };
@@ -226,7 +227,8 @@ fn unescaped(text: &str) -> Vec<u8> {
         bytes.push(u8::from_str_radix(&part[..2], 16).unwrap());
         bytes.extend(&part.as_bytes()[2..]);
     }
-    bytes
+    // No name has a zero: that is how none is written.
+    if bytes == [0] { Vec::new() } else { bytes }
 }
 
 #[test]
@@ -247,7 +249,7 @@ fn what_cannot_be_taken_out_is_named() {
     assert!(why(1).contains("version-newer") && why(1).contains("found memfd-v3"), "{not:?}");
     assert_eq!(why(2), "a second one under the names of another");
     let told = run(1, &["extract", handover.path(), "vm/1", "-o", dir.path().join("x").to_str().unwrap()]);
-    assert_eq!(told, "not written: vm/1: vfio-pci-v1 is a handler of which nothing is known here\n");
+    assert_eq!(told, "not written: vm/0x1: vfio-pci-v1 is a handler of which nothing is known here\n");
     assert!(!dir.path().join("x").exists());
 }
 
@@ -341,7 +343,12 @@ fn a_large_file_is_written_beside_the_reading() {
     assert_eq!(opened.stream(&item, &mut streamed).unwrap(), done);
     assert!(streamed == wanted);
     // A file that cannot be written: why not, and where.
-    let fault = opened.extract(&item, &File::open(&path).unwrap()).unwrap_err();
+    let sealed = File::from(memfd_create("sealed", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap());
+    rustix::fs::fcntl_add_seals(&sealed, rustix::fs::SealFlags::WRITE).unwrap();
+    let fault = opened.extract(&item, &sealed).unwrap_err();
     assert_eq!((fault.code(), fault.at().offset), (Code::Io, Some(0)));
-    assert!(fault.found_text().contains("Bad file descriptor"), "{fault}");
+    assert!(fault.found_text().contains("Operation not permitted"), "{fault}");
+    // One that cannot even get its size.
+    let fault = opened.extract(&item, &File::open(&path).unwrap()).unwrap_err();
+    assert_eq!((fault.code(), fault.at().offset, fault.at().item.as_deref()), (Code::Io, Some(0), Some("size")));
 }

@@ -188,7 +188,7 @@ fn holds_everything(opened: &Opened, machine: &Machine) {
     let Content::KexecMetadata(metadata) = content("kexec-metadata") else { panic!() };
     assert_eq!(metadata.kexec_count, 2);
     let mut bytes = Vec::new();
-    opened.stream(&opened.find(b"vm/abc").unwrap(), &mut bytes).unwrap();
+    opened.stream(&opened.find(b"vm/0xabc").unwrap(), &mut bytes).unwrap();
     assert!(bytes == machine.disk);
     bytes.clear();
     opened.stream(&opened.find(b"memblock/ramoops").unwrap(), &mut bytes).unwrap();

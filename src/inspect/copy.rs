@@ -98,8 +98,11 @@ pub(super) fn write_blocks(offset: u64, bytes: &[u8], write: &mut Writing<'_>) -
 pub(super) struct Copy<'a> {
     image: &'a Image,
     tree: &'a Tree,
-    /// Memory that the file of the image has, as far as it was asked for: first byte, and the one behind the last.
-    data: BTreeMap<PhysAddr, PhysAddr>,
+    /// What is known of where the file of the image has memory: first byte, the one behind the last, and whether it has.
+    known: BTreeMap<PhysAddr, (PhysAddr, bool)>,
+    /// So many bytes may still be read. A folio that is in two places of one file, or in two files, is broken: without a
+    /// limit, it could be made to cost any multiple of itself.
+    left: u64,
     buffer: Vec<u8>,
     /// So many bytes of the buffer are filled.
     held: usize,
@@ -112,7 +115,17 @@ pub(super) struct Copy<'a> {
 impl<'a> Copy<'a> {
     pub(super) fn new(image: &'a Image, tree: &'a Tree, sink: &'a mut dyn Sink) -> Self {
         let buffer = vec![0; PIECE];
-        Copy { image, tree, data: BTreeMap::new(), buffer, held: 0, offset: 0, written: 0, sink }
+        Copy {
+            image,
+            tree,
+            known: BTreeMap::new(),
+            left: image.bytes_in_file(),
+            buffer,
+            held: 0,
+            offset: 0,
+            written: 0,
+            sink,
+        }
     }
 
     pub(super) fn run(&mut self, run: Run) -> Result<(), Fault> {
@@ -146,20 +159,37 @@ impl<'a> Copy<'a> {
     /// find the end of what is there it may have to look at each page of it. For the same reason it is asked from some
     /// way before: of folios in no order, each could be just below what is known.
     fn data_from(&mut self, at: PhysAddr) -> Option<PhysRange> {
-        let known = self.data.range(..=at).next_back().map(|(start, end)| (*start, *end));
-        let (mut start, mut end) = known.unwrap_or_default();
-        let mut from = end.max(PhysAddr::new(at.get() & !WINDOW.wrapping_sub(1)));
-        while end <= at {
-            let found = self.image.next_data(from)?;
-            (start, end) = (found.start(), found.end());
-            self.data.insert(start, end);
-            from = end;
+        const LAST: PhysAddr = PhysAddr::new(u64::MAX);
+        let known = self.known.range(..=at).next_back().map(|(start, &(end, data))| (*start, end, data));
+        let (mut start, mut end, mut data) = known.unwrap_or_default();
+        while end <= at || !data {
+            // What follows a hole that ends behind `at` is known: it was found with it.
+            let next = if end > at { self.known.get(&end).map(|&(until, data)| (end, until, data)) } else { None };
+            (start, end, data) = match next {
+                Some(next) => next,
+                None => {
+                    let from = end.max(PhysAddr::new(at.get() & !WINDOW.wrapping_sub(1)));
+                    let found = self.image.next_data(from);
+                    let (start, end) = found.map_or((LAST, LAST), |found| (found.start(), found.end()));
+                    // Holes are remembered too: to cross one may take as many questions as it has pieces.
+                    self.known.insert(from, (start, false));
+                    self.known.insert(start, (end, true));
+                    (start, end, true)
+                }
+            };
+            if start == LAST {
+                return None;
+            }
         }
         PhysRange::new(start, end.get().saturating_sub(start.get()))
     }
 
     /// Copies bytes that are there.
     fn take(&mut self, mut from: PhysAddr, mut len: u64, mut offset: u64) -> Result<(), Fault> {
+        self.left = self.left.checked_sub(len).ok_or_else(|| {
+            let fault = Fault::new(Code::OwnedTwice).address(from.get());
+            fault.found("more bytes than all memory has: folios that are in it more than once")
+        })?;
         while len > 0 {
             if self.held == self.buffer.len() || self.offset.checked_add(u64_of(self.held)) != Some(offset) {
                 self.flush()?;

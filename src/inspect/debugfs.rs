@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 use super::content::Content;
 use super::view::{Decoded, FoundBy, Node, Range, Root, SourceKind, SourceView};
 use super::{FIRST_BYTES, Hint, NotShown, Opened, check_names, check_nodes, check_root};
@@ -17,13 +19,14 @@ use crate::fdt::{Fdt, salvage, total_size};
 use crate::mem::{Geometry, PhysAddr, PhysRange};
 use crate::memblock::Memblock;
 use crate::metadata::{self, Metadata};
-use crate::num::u64_of;
+use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault, Findings};
 
 /// Larger files are no copies of what Linux exports, in bytes.
 const LIMIT: u64 = 4 << 20;
-/// So many blobs are read.
+/// So many blobs are read, and so many bytes of all files.
 const BLOBS: usize = 1_024;
+const ALL: u64 = 64 << 20;
 
 /// The names of properties as Linux 7.2 writes them, when they are behind the cut.
 const NAMES: &[u8] = b"preserved-memory-map\0compatible\0preserved-data\0blob-size\0";
@@ -35,14 +38,15 @@ pub(super) fn open(dir: &Path, geometry: Option<Geometry>) -> Result<Opened, Not
         |dir: &Path| ["fdt", "sub_fdts", "scratch_phys", "bootmem_phys"].iter().any(|name| dir.join(name).exists());
     if is_half(dir) {
         let incoming = dir.canonicalize().is_ok_and(|dir| dir.file_name().is_some_and(|name| name == "in"));
-        copy.half(dir, "", incoming)?;
+        copy.half(dir, "", incoming);
     } else {
         for (name, incoming) in [("in", true), ("out", false)] {
             if is_half(&dir.join(name)) {
-                copy.half(&dir.join(name), &format!("{name}/"), incoming)?;
+                copy.half(&dir.join(name), &format!("{name}/"), incoming);
             }
         }
-        if copy.roots.is_empty() && copy.nodes.is_empty() && copy.scratch.is_empty() {
+        let is_empty = copy.roots.is_empty() && copy.nodes.is_empty() && copy.scratch.is_empty();
+        if is_empty && copy.findings.is_empty() {
             let fault = Fault::new(Code::FileKind).item("file").found("a directory");
             let fault = fault.expected("a file, or a copy of debugfs kho with in/ or out/");
             return Err(NotShown { fault, hint: Hint::None });
@@ -67,12 +71,13 @@ struct Copy {
 }
 
 impl Copy {
-    fn half(&mut self, dir: &Path, prefix: &str, incoming: bool) -> Result<(), NotShown> {
+    fn half(&mut self, dir: &Path, prefix: &str, incoming: bool) {
         let first = self.nodes.len();
         let path = dir.join("fdt");
         if path.exists() {
-            let bytes = self.read(&path)?;
-            if let Err(fault) = self.root(&bytes, prefix) {
+            if let Some(bytes) = self.read(&path, &format!("/{prefix}fdt"))
+                && let Err(fault) = self.root(&bytes, prefix)
+            {
                 self.findings.add(&format!("/{prefix}fdt"), fault);
             }
         } else if !incoming {
@@ -82,28 +87,41 @@ impl Copy {
         }
         let blobs = dir.join("sub_fdts");
         let mut names: Vec<String> = Vec::new();
-        for entry in std::fs::read_dir(&blobs).into_iter().flatten().flatten().take(BLOBS) {
+        let mut entries = std::fs::read_dir(&blobs).into_iter().flatten().flatten();
+        for entry in entries.by_ref().take(BLOBS) {
             names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        if entries.next().is_some() {
+            let fault = Fault::new(Code::Partial).item("sub_fdts").found("more files").expected(BLOBS);
+            self.findings.add(&format!("/{prefix}sub_fdts"), fault);
         }
         names.sort_unstable();
         for name in names {
-            let path = blobs.join(&name);
-            if path.is_file() {
-                let bytes = self.read(&path)?;
+            if let Some(bytes) = self.read(&blobs.join(&name), &format!("/{prefix}{name}")) {
                 self.blob(&name, &bytes, prefix, first, incoming);
             }
         }
         self.scratch(dir, prefix);
-        Ok(())
     }
 
-    fn read(&mut self, path: &Path) -> Result<Vec<u8>, NotShown> {
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(LIMIT).read_to_end(&mut bytes))
-            .map_err(|error| Fault::new(Code::Io).item(path.display().to_string()).found(error))?;
-        self.bytes = self.bytes.saturating_add(u64_of(bytes.len()));
-        Ok(bytes)
+    /// What is in a file; none when it cannot be read, which is told like that it is longer.
+    fn read(&mut self, path: &Path, node: &str) -> Option<Vec<u8>> {
+        let most = LIMIT.min(ALL.saturating_sub(self.bytes));
+        match contents(path, most.saturating_add(1)) {
+            Ok(mut bytes) => {
+                if u64_of(bytes.len()) > most {
+                    bytes.truncate(usize_of(most));
+                    let fault = Fault::new(Code::Partial).found(format_args!("more than {most} bytes"));
+                    self.findings.add(node, fault.expected(format_args!("at most {LIMIT}, and {ALL} of all files")));
+                }
+                self.bytes = self.bytes.saturating_add(u64_of(bytes.len()));
+                Some(bytes)
+            }
+            Err(fault) => {
+                self.findings.add(node, fault);
+                None
+            }
+        }
     }
 
     fn root(&mut self, bytes: &[u8], prefix: &str) -> Result<(), Fault> {
@@ -208,7 +226,7 @@ impl Copy {
             Err(fault) => self.findings.add(&path, fault),
         }
         if node.content.is_none() {
-            let shown = bytes.iter().take(crate::num::usize_of(FIRST_BYTES));
+            let shown = bytes.iter().take(usize_of(FIRST_BYTES));
             node.content = Some(Content::Bytes { first_bytes: shown.map(|byte| format!("{byte:02x}")).collect() });
         }
         if let Ok(fdt) = Fdt::parse(bytes) {
@@ -222,9 +240,16 @@ impl Copy {
 
     fn scratch(&mut self, dir: &Path, prefix: &str) {
         for name in ["scratch", "bootmem"] {
-            let numbers = |what: &str| -> Option<Vec<u64>> {
-                let text = std::fs::read_to_string(dir.join(format!("{name}_{what}"))).ok()?;
-                text.lines().map(|line| u64::from_str_radix(line.trim().strip_prefix("0x")?, 16).ok()).collect()
+            let mut numbers = |what: &str| -> Option<Vec<u64>> {
+                let (path, node) = (dir.join(format!("{name}_{what}")), format!("/{prefix}{name}_{what}"));
+                let bytes = path.exists().then(|| self.read(&path, &node))??;
+                let number = |line: &str| u64::from_str_radix(line.trim().strip_prefix("0x")?, 16).ok();
+                let numbers = std::str::from_utf8(&bytes).ok().and_then(|text| text.lines().map(number).collect());
+                if numbers.is_none() {
+                    let fault = Fault::new(Code::Text).found("no list of numbers").expected("lines as 0x6800000");
+                    self.findings.add(&node, fault);
+                }
+                numbers
             };
             let (Some(starts), Some(sizes)) = (numbers("phys"), numbers("len")) else { continue };
             if starts.len() != sizes.len() {
@@ -247,4 +272,21 @@ impl Copy {
         decoded.scratch = scratch;
         Opened { decoded, memory: None }
     }
+}
+
+/// So many bytes of a file at most. What is no file is not opened, or not waited for: a pipe may have nobody who writes.
+fn contents(path: &Path, most: u64) -> Result<Vec<u8>, Fault> {
+    let io = |error| Fault::new(Code::Io).found(error);
+    let is_file = |meta: std::fs::Metadata| match meta.is_file() {
+        true => Ok(()),
+        false => Err(Fault::new(Code::FileKind).found(format_args!("{:?}", meta.file_type())).expected("a file")),
+    };
+    is_file(path.metadata().map_err(io)?)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|error| io(error.into()))?;
+    let file = File::from(file);
+    is_file(file.metadata().map_err(io)?)?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).map_err(io)?;
+    Ok(bytes)
 }

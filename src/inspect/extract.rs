@@ -26,6 +26,9 @@ use crate::text::Name;
 /// From this size on, in bytes, a thread is worth it.
 const LARGE: u64 = 4 << 20;
 
+/// So much may be streamed of what is all holes, in bytes.
+const STREAMED: u64 = 1 << 30;
+
 /// A handover with the memory that it was decoded from, so that what it holds can be read.
 ///
 /// ```
@@ -50,7 +53,8 @@ pub struct Opened {
 /// Where something is, by the names that its owner gave it.
 ///
 /// Printed as people write it, `SESSION/TOKEN`: the token is lower-case hexadecimal, and every byte of a name that is
-/// not a letter, a digit or one of `_+=@:,.-` is `%` and two hexadecimal digits; so is a `.` or `-` at the front.
+/// not a letter, a digit or one of `_+=@:,.-` is `%` and two hexadecimal digits; so is a `.` or `-` at the front. No name
+/// at all is `%00`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
     /// A file of a session.
@@ -86,15 +90,19 @@ impl Place<'_> {
         }
     }
 
-    /// Whether people may mean this by `text`: the printed form, or the names as their bytes are, the token with or
-    /// without `0x`.
+    /// Whether people may mean this by `text`: the printed form, or the names as their bytes are; a token is hexadecimal
+    /// with `0x`, and decimal without, as everywhere.
     fn is_meant(&self, text: &[u8]) -> bool {
         let last = text.iter().rposition(|&byte| byte == b'/').and_then(|at| text.split_at_checked(at));
         match self {
-            Place::File { session, token } => last.is_some_and(|(name, hex)| {
-                let hex = hex.strip_prefix(b"/0x").or_else(|| hex.strip_prefix(b"/")).unwrap_or_default();
-                let hex = core::str::from_utf8(hex).ok().filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
-                name == session.as_bytes() && hex.and_then(|hex| u64::from_str_radix(hex, 16).ok()) == Some(*token)
+            Place::File { session, token } => last.is_some_and(|(name, number)| {
+                let (digits, radix) = match number.strip_prefix(b"/0x") {
+                    Some(hex) => (hex, 16),
+                    None => (number.strip_prefix(b"/").unwrap_or_default(), 10),
+                };
+                let digits = core::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'));
+                name == session.as_bytes()
+                    && digits.and_then(|digits| u64::from_str_radix(digits, radix).ok()) == Some(*token)
             }),
             Place::Node(node) => text == node.as_bytes(),
             Place::Range { node, name } => {
@@ -107,7 +115,7 @@ impl Place<'_> {
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::File { session, token } => write!(f, "{}/{token:x}", escaped(session.as_bytes(), true)),
+            Place::File { session, token } => write!(f, "{}/{token:#x}", escaped(session.as_bytes(), true)),
             Place::Node(name) => f.write_str(&escaped(name.as_bytes(), true)),
             Place::Range { node, name } => {
                 write!(f, "{}/{}", escaped(node.as_bytes(), true), escaped(name.as_bytes(), true))
@@ -118,6 +126,10 @@ impl fmt::Display for Place<'_> {
 
 /// A name that is safe as a part of a file's name and on a terminal.
 fn escaped(name: &[u8], dots: bool) -> String {
+    if name.is_empty() {
+        // No name has a zero, and a file should not be hidden.
+        return "%00".into();
+    }
     let mut text = String::with_capacity(name.len());
     for (at, &byte) in name.iter().enumerate() {
         let plain = match byte {
@@ -318,20 +330,31 @@ impl Opened {
     /// [`Code::Refused`] for what cannot be taken out, [`Code::NotPreserved`] and [`Code::Outside`] for what is not
     /// there, [`Code::Io`] when the memory cannot be read or the file not be written. What was written stays.
     pub fn extract(&self, item: &Item<'_>, to: &File) -> Result<Extracted, Fault> {
-        let done = if item.size().is_some_and(|size| size >= LARGE) {
-            self.copy_beside(item, to)?
+        // At once: a size that no file can have is told before any of it is written. The size is the handover's, so that
+        // what is wrong with it is no fault of this machine.
+        let size = item.size().unwrap_or(0);
+        to.set_len(size).map_err(|error| {
+            let fault = Fault::new(Code::Io).item("size").found(format_args!("{size} bytes: {error}"));
+            if error.kind() == std::io::ErrorKind::FileTooLarge { fault } else { fault.offset(0) }
+        })?;
+        if size >= LARGE {
+            self.copy_beside(item, to)
         } else {
-            self.copy(item, &mut Here(&mut |offset, bytes| to.write_all_at(bytes, offset)))?
-        };
-        to.set_len(done.bytes).map_err(|error| Fault::new(Code::Io).item("size").found(error))?;
-        Ok(done)
+            self.copy(item, &mut Here(&mut |offset, bytes| to.write_all_at(bytes, offset)))
+        }
     }
 
     /// As [`Opened::extract`], into what cannot have holes: they are zeros there.
     ///
     /// # Errors
-    /// As [`Opened::extract`].
+    /// As [`Opened::extract`], and [`Code::TooLarge`] when it is larger than all memory and than 1 GiB, so that most of it
+    /// is holes: a few bytes can say that there are a million gigabytes of them.
     pub fn stream(&self, item: &Item<'_>, to: &mut dyn Write) -> Result<Extracted, Fault> {
+        let most = self.image().map_or(0, Image::bytes_in_file).max(STREAMED);
+        if let Some(size) = item.size().filter(|&size| size > most) {
+            let fault = Fault::new(Code::TooLarge).item("size").found(format_args!("{size} bytes"));
+            return Err(fault.expected(format_args!("at most {most} where holes are not kept; a file keeps them")));
+        }
         let mut here = 0_u64;
         let zeros = |to: &mut dyn Write, here: &mut u64, until: u64| {
             while let Some(gap) = until.checked_sub(*here).filter(|&gap| gap > 0) {
@@ -349,7 +372,7 @@ impl Opened {
         let done = self.copy(item, &mut Here(&mut write))?;
         zeros(to, &mut here, done.bytes)
             .and_then(|()| to.flush())
-            .map_err(|error| Fault::new(Code::Io).found(error))?;
+            .map_err(|error| Fault::new(Code::Io).offset(here).found(error))?;
         Ok(done)
     }
 

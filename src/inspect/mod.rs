@@ -166,6 +166,10 @@ fn open_all(path: &Path, options: &Options) -> Result<Opened, NotShown> {
         }
         return debugfs::open(path, options.geometry);
     }
+    // To open one would wait for somebody who writes into it.
+    if kind.is_some_and(|kind| kind.is_fifo()) {
+        return Err(Fault::new(Code::FileKind).item("file").found("a pipe").expected("a file with a size").into());
+    }
     let open = || File::open(path).map_err(|error| Fault::new(Code::Io).item(path.display().to_string()).found(error));
     if kind.is_some_and(|kind| kind.is_char_device()) && options.base.is_none() {
         let iomem = std::fs::read_to_string(IOMEM).map_err(|error| Fault::new(Code::Io).item(IOMEM).found(error))?;

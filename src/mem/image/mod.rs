@@ -235,6 +235,13 @@ impl Image {
         self.read.load(Ordering::Relaxed)
     }
 
+    /// How many bytes of the memory the file has, its holes among them. Whatever a handover says, it has not more.
+    #[must_use]
+    pub fn bytes_in_file(&self) -> u64 {
+        let there = self.pieces.iter().filter(|piece| piece.from.is_some());
+        there.fold(0, |sum, piece| sum.saturating_add(piece.size))
+    }
+
     /// As [`find_fdt`](super::find_fdt), without the holes of a sparse file, where all is zero.
     ///
     /// # Errors
