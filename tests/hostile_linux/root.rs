@@ -256,8 +256,8 @@ fn scratch() {
                     m.set(m.property(MEMBLOCK, "testmem", "start"), 0x600_0000);
                 },
                 &[
-                    "error: /memblock: scratch-overlap: testmem at 0x6800000: found 0x800000 bytes that are preserved there, these first, expected nothing of the handover in the scratch 0x6800000..0x7800000",
                     "error: /memblock: scratch-overlap: testmem at 0x6000000: found 0x800000 bytes that are preserved there, these first, expected nothing of the handover in the scratch 0x4800000..0x6800000",
+                    "error: /memblock: scratch-overlap: testmem at 0x6800000: found 0x800000 bytes that are preserved there, these first, expected nothing of the handover in the scratch 0x6800000..0x7800000",
                 ],
             ),
         ],
