@@ -310,6 +310,6 @@ fn files_that_share_folios_do_not_fill_the_disk() {
     // Each by itself can be had; not the one that is four times what there is.
     run(0, &["extract", path, "vm/5", "-o", out.join("5").to_str().unwrap()]);
     let told = run(1, &["extract", path, "vm/0xa", "-o", out.join("a").to_str().unwrap()]);
-    assert!(told.contains("not written: vm/a: owned-twice: at 0x"), "{told}");
+    assert!(told.contains("not written: vm/0xa: owned-twice: at 0x"), "{told}");
     assert!(!out.join("a").exists());
 }
