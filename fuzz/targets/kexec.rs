@@ -14,14 +14,7 @@ fuzz_target!(|data: &[u8]| {
     for memory in text.into_iter().chain(MemoryMap::of_boot_params(map)) {
         assert!(memory.ranges().windows(2).all(|pair| pair[0].range.end() <= pair[1].range.start()));
         let Ok(kernel) = &kernel else { continue };
-        let boot = Boot {
-            kernel,
-            initrd: map,
-            command_line: b"kho=on",
-            memory: &memory,
-            rsdp: None,
-            handover: None,
-        };
+        let boot = Boot { kernel, initrd: map, command_line: b"kho=on", memory: &memory, rsdp: None, handover: None };
         let Ok(segments) = boot.segments() else { continue };
         let mut end = PhysAddr::new(0x10_0000);
         for segment in segments.list() {
