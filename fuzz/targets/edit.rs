@@ -5,8 +5,11 @@
 use kho::fdt::{Fdt, Node};
 use libfuzzer_sys::fuzz_target;
 
+/// Name and properties of a node.
+type Named<'a> = (Vec<u8>, Vec<(&'a [u8], &'a [u8])>);
+
 /// Names and values of its properties but one, which only the subnode `node` has.
-fn others<'a>(root: &Node<'a>, node: &str, except: &str) -> Vec<(Vec<u8>, Vec<(&'a [u8], &'a [u8])>)> {
+fn others<'a>(root: &Node<'a>, node: &str, except: &str) -> Vec<Named<'a>> {
     let properties = |of: &Node<'a>| of.properties().map(|property| (property.name(), property.value())).collect();
     let mut all = vec![(Vec::new(), properties(root))];
     for child in root.children().filter(|child| child.name() != node.as_bytes()) {
