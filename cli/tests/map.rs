@@ -289,7 +289,7 @@ fn scratch_of_a_folder_that_nobody_would_write() {
         (output.status.code(), error.to_owned())
     };
     let (code, error) = told("0x1000\n\u{1b}[31m\u{7}x\n", "1\n2\n");
-    let says = "line 2 of scratch_phys and scratch_len: \\u{1b}[31m\\u{7}x: a size is a number";
+    let says = "line 2 of scratch_phys and scratch_len: \\u{1b}[31m\\u{7}x: neither a size";
     assert!(code == Some(2) && error.contains(says), "{error}");
     let (code, error) = told("0xffffffffffffffff\n", "2\n");
     assert!(code == Some(2) && error.contains("line 1 of scratch_phys and scratch_len: "), "{error}");
