@@ -1,14 +1,11 @@
 //! Decoding a machine of a million pages in ten thousand files: time, beside reading the same metadata once, and memory.
 //!
 //! `cargo bench -p kho-benches --bench inspect`
-//!
-//! Unsafe: the allocator below counts bytes and passes every call on to the system's, with the caller's own layout.
-#![allow(unsafe_code, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;
 use std::hint::black_box;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use kho::abi::luo::{self, Head, Session};
 use kho::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE, Folio, Memfd, PFN_BITS};
@@ -19,40 +16,9 @@ use kho::inspect::{Content, Opened, Options};
 use kho::mem::{Arena, Frame, Frames as _, Geometry, Image, Memory as _, Order, PhysAddr, PhysRange};
 use kho::report::Fault;
 use kho::vmalloc;
+use kho_benches::memory::{Counting, NOW, PEAK};
 use kho_benches::{Contest, quick};
 use zerocopy::IntoBytes as _;
-
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn grow(bytes: usize) {
-    let now = NOW.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(now, Ordering::Relaxed);
-}
-
-// SAFETY: every call is the system allocator's, with what the caller gave; counting does not touch the memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: as the caller of this function promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller of this function promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        grow(size);
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller of this function promises.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

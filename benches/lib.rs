@@ -1,5 +1,7 @@
 //! Shared parts of the benchmarks: contests between ways to do the same work, in the same run.
 
+pub mod memory;
+
 use std::time::{Duration, Instant};
 
 /// Whether the small, fast version was asked for: `KHO_BENCH_QUICK=1`. Its figures are not to be published.

@@ -1,54 +1,20 @@
 //! The plan of a large handover: time, beside reading its metadata once, and memory.
 //!
 //! `cargo bench -p kho-benches --bench plan`
-//!
-//! Unsafe: the allocator below counts bytes and passes every call on to the system's, with the caller's own layout.
-#![allow(unsafe_code, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use kho::compat::{Compat, CompatList};
 use kho::handover::{Incoming, Outgoing, Registry, Verdict};
 use kho::mem::{Frame, Frames as _, Memory as _, Order, PhysAddr};
 use kho::payload::{ARRAY_USE, Array, ArrayNode, RECORDS_USE, Records, RecordsNode};
 use kho::transport::Bundle;
+use kho_benches::memory::{Counting, NOW, PEAK};
 use kho_benches::{Contest, quick};
 
 const PAGES_IS: CompatList<'static> = CompatList::new(Compat::new("bench-pages", 1), ARRAY_USE);
-
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn grow(bytes: usize) {
-    let now = NOW.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(now, Ordering::Relaxed);
-}
-
-// SAFETY: every call is the system allocator's, with what the caller gave; counting does not touch the memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: as the caller of this function promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller of this function promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        grow(size);
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller of this function promises.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
