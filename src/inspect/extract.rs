@@ -36,7 +36,7 @@ const STREAMED: u64 = 1 << 30;
 ///
 /// // A machine that was frozen at the moment of kexec.
 /// let opened = Opened::open("tests/data/linux-7.2-x86_64/frozen.core", &Options::default())?;
-/// let file = opened.find(b"vm-session/abc").ok_or("no such file")?;
+/// let file = opened.find(b"vm-session/0xabc").ok_or("no such file")?;
 /// let mut bytes = Vec::new();
 /// let copied = opened.stream(&file, &mut bytes)?;
 /// assert_eq!(copied.bytes, bytes.len() as u64);
@@ -52,7 +52,7 @@ pub struct Opened {
 
 /// Where something is, by the names that its owner gave it.
 ///
-/// Printed as people write it, `SESSION/TOKEN`: the token is lower-case hexadecimal, and every byte of a name that is
+/// Printed as people write it, `SESSION/TOKEN`: the token is lower-case hexadecimal after `0x`, and every byte of a name that is
 /// not a letter, a digit or one of `_+=@:,.-` is `%` and two hexadecimal digits; so is a `.` or `-` at the front. No name
 /// at all is `%00`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
