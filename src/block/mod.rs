@@ -21,10 +21,11 @@
 
 use alloc::vec::Vec;
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::abi::Plain;
-use crate::abi::block::{Header, MAX_BLOCKS};
+use crate::abi::block::{COMPAT, Header, MAX_BLOCKS};
+use crate::compat::{Compat, Reads};
 use crate::mem::{Bits, Frame, Frames, Geometry, Memory, Pfn, PhysAddr, chain};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
@@ -110,26 +111,26 @@ impl<R: Plain> BlockSet<R> {
         self.records.iter()
     }
 
-    /// Writes the blocks: all full but the last, and none empty. On error nothing stays allocated.
+    /// Writes the blocks as [`V1`] has them: all full but the last, and none empty. On error nothing stays allocated.
     ///
     /// # Errors
     /// [`Code::ListLong`] for more than [`MAX_BLOCKS`] blocks, which no reader follows; [`Code::TooLarge`] for a record
     /// that does not fit into a page; and as [`Frames::alloc`] and [`Frames::write`].
     pub fn store(&self, frames: &mut dyn Frames) -> Result<Stored, Fault> {
-        let geometry = frames.geometry();
-        let parts = self.records.chunks(usize_of(capacity::<R>(geometry)?));
-        if u64_of(parts.len()) > MAX_BLOCKS {
-            return Err(Fault::new(Code::ListLong)
-                .item("blocks")
-                .found(parts.len())
-                .expected(format_args!("at most {MAX_BLOCKS}")));
-        }
-        let blocks = chain::store(frames, parts, |part, page| {
-            page.extend_from_slice(&u64_of(part.len()).to_le_bytes());
-            page.extend_from_slice(part.as_bytes());
-        })?;
-        let first = blocks.first().map_or_else(PhysAddr::default, |block| block.folio().addr(geometry));
-        Ok(Stored { first, blocks })
+        self.store_as(&V1, COMPAT, frames)
+    }
+
+    /// As [`BlockSet::store`], in that version.
+    ///
+    /// # Errors
+    /// As [`Format::store`].
+    pub fn store_as(
+        &self,
+        format: &dyn Format,
+        version: Compat<'_>,
+        frames: &mut dyn Frames,
+    ) -> Result<Stored, Fault> {
+        format.store(version, Record::of::<R>(), self.records.as_bytes(), frames)
     }
 }
 
@@ -170,7 +171,125 @@ impl Stored {
 /// Bytes that are reserved for records before they are there.
 const RESERVE: u64 = 4 << 20;
 
-/// Copies and checks a block set; none at all when `first` is 0.
+/// The size of the records of a set.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    /// Bytes of one record.
+    pub bytes: u64,
+    /// What a record is, for people.
+    pub name: &'static str,
+}
+
+impl Record {
+    /// Records of that type.
+    #[must_use]
+    pub fn of<R: Plain>() -> Self {
+        Record { bytes: u64_of(size_of::<R>()), name: core::any::type_name::<R>() }
+    }
+}
+
+/// Where a block set is, as its owner says.
+#[derive(Clone, Copy, Debug)]
+pub struct Set {
+    /// The address of the first block; 0 is a set of no records.
+    pub first: PhysAddr,
+    /// How many records there are, where the owner says it.
+    pub count: Option<u64>,
+    /// What a record is.
+    pub record: Record,
+}
+
+/// How block sets stand in memory, in some versions. Others than [`V1`] are made known to a
+/// [`Registry`](crate::handover::Registry) and an [`Outgoing`](crate::handover::Outgoing) as a
+/// [`Layout`](crate::handover::Layout).
+pub trait Format {
+    /// The versions that it reads and writes.
+    fn versions(&self) -> Reads<'static>;
+
+    /// Follows a set that somebody else wrote in the version `found`, one of [`Format::versions`]. `each` gets the
+    /// address of the first record of a block, and the bytes of its records. `taken` has the pages of the lists that
+    /// were read before; those of this one are added, also on error, so that many lists that share pages cost linear
+    /// time.
+    ///
+    /// Beside the pages that were read, whether all is right.
+    fn walk(
+        &self,
+        found: Compat<'_>,
+        memory: &dyn Memory,
+        set: &Set,
+        taken: &mut Bits,
+        each: &mut dyn FnMut(PhysAddr, &[u8]),
+    ) -> (Vec<Pfn>, Result<(), Fault>);
+
+    /// Writes records, whose bytes follow each other, in that version. On error nothing stays allocated.
+    ///
+    /// # Errors
+    /// What makes it impossible.
+    fn store(
+        &self,
+        version: Compat<'_>,
+        record: Record,
+        bytes: &[u8],
+        frames: &mut dyn Frames,
+    ) -> Result<Stored, Fault>;
+}
+
+/// `block-v1`, as Linux has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct V1;
+
+impl Format for V1 {
+    fn versions(&self) -> Reads<'static> {
+        Reads::only(COMPAT)
+    }
+
+    fn walk(
+        &self,
+        _: Compat<'_>,
+        memory: &dyn Memory,
+        set: &Set,
+        taken: &mut Bits,
+        each: &mut dyn FnMut(PhysAddr, &[u8]),
+    ) -> (Vec<Pfn>, Result<(), Fault>) {
+        let mut chain = chain::Chain::new(memory, set.first.get(), MAX_BLOCKS, taken);
+        let walked = room(memory.geometry(), set.record).and_then(|capacity| {
+            walk(&mut chain, capacity, set.count, |at, body, here| {
+                // At most a page: neither overflows.
+                let bytes = here.wrapping_mul(usize_of(set.record.bytes));
+                each(PhysAddr::new(at.get().wrapping_add(u64_of(size_of::<Header>()))), body.get(..bytes)?);
+                Some(())
+            })
+        });
+        (chain.into_pages(), walked)
+    }
+
+    fn store(
+        &self,
+        _: Compat<'_>,
+        record: Record,
+        bytes: &[u8],
+        frames: &mut dyn Frames,
+    ) -> Result<Stored, Fault> {
+        let geometry = frames.geometry();
+        let size = room(geometry, record)?.saturating_mul(record.bytes);
+        let parts = bytes.chunks(usize_of(size));
+        if u64_of(parts.len()) > MAX_BLOCKS {
+            return Err(Fault::new(Code::ListLong)
+                .item("blocks")
+                .found(parts.len())
+                .expected(format_args!("at most {MAX_BLOCKS}")));
+        }
+        let blocks = chain::store(frames, parts, |part, page| {
+            let records = u64_of(part.len()).checked_div(record.bytes).unwrap_or(0);
+            page.extend_from_slice(&records.to_le_bytes());
+            page.extend_from_slice(part);
+        })?;
+        let first = blocks.first().map_or_else(PhysAddr::default, |block| block.folio().addr(geometry));
+        Ok(Stored { first, blocks })
+    }
+}
+
+/// Copies and checks a block set of [`V1`]; none at all when `first` is 0.
 ///
 /// `count` is how many records the owner says there are, where it says so. `taken` has the pages of the lists that were
 /// read before; those of this one are added, also on error, so that many lists that share pages cost linear time.
@@ -187,17 +306,29 @@ pub fn load<R: Plain>(
     count: Option<u64>,
     taken: &mut Bits,
 ) -> Result<Loaded<R>, Fault> {
-    let capacity = capacity::<R>(memory.geometry())?;
+    load_as(&V1, COMPAT, memory, first, count, taken)
+}
+
+/// As [`load`], of a set in that version.
+///
+/// # Errors
+/// As [`Format::walk`].
+pub fn load_as<R: Plain>(
+    format: &dyn Format,
+    found: Compat<'_>,
+    memory: &dyn Memory,
+    first: PhysAddr,
+    count: Option<u64>,
+    taken: &mut Bits,
+) -> Result<Loaded<R>, Fault> {
     // What the owner says is believed up to a few MiB; beyond that the records themselves must come.
     let room = count.unwrap_or(0).min(RESERVE.checked_div(u64_of(size_of::<R>())).unwrap_or(0));
     let mut records: Vec<R> = Vec::with_capacity(usize_of(room));
-    let mut chain = chain::Chain::new(memory, first.get(), MAX_BLOCKS, taken);
-    walk(&mut chain, capacity, count, |_, body, here| {
-        let (here, _) = <[R]>::ref_from_prefix_with_elems(body, here).ok()?;
-        records.extend_from_slice(here);
-        Some(())
-    })?;
-    Ok(Loaded { records, blocks: chain.into_pages() })
+    let set = Set { first, count, record: Record::of::<R>() };
+    let (blocks, walked) = format.walk(found, memory, &set, taken, &mut |_, bytes| {
+        records.extend_from_slice(<[R]>::ref_from_bytes(bytes).unwrap_or_default());
+    });
+    walked.map(|()| Loaded { records, blocks })
 }
 
 /// What was read of a block set, all of it or up to the first break.
@@ -209,29 +340,26 @@ pub(crate) struct Part<R> {
     pub(crate) fault: Option<Fault>,
 }
 
-/// As [`load`], for who can do with a part.
+/// As [`load_as`], for who can do with a part.
 pub(crate) fn load_part<R: Plain>(
+    format: &dyn Format,
+    found: Compat<'_>,
     memory: &dyn Memory,
     first: PhysAddr,
     count: Option<u64>,
     taken: &mut Bits,
 ) -> Part<R> {
     let mut records = Vec::new();
-    let mut chain = chain::Chain::new(memory, first.get(), MAX_BLOCKS, taken);
-    let walked = capacity::<R>(memory.geometry()).and_then(|capacity| {
-        walk(&mut chain, capacity, count, |at, body, here| {
-            let (here, _) = <[R]>::ref_from_prefix_with_elems(body, here).ok()?;
-            // Inside the page: no overflow.
-            let first = at.get().wrapping_add(u64_of(size_of::<Header>()));
-            let places = (first..).step_by(size_of::<R>()).map(PhysAddr::new);
-            records.extend(places.zip(here.iter().copied()));
-            Some(())
-        })
+    let set = Set { first, count, record: Record::of::<R>() };
+    let (blocks, walked) = format.walk(found, memory, &set, taken, &mut |first, bytes| {
+        let here = <[R]>::ref_from_bytes(bytes).unwrap_or_default();
+        let places = (first.get()..).step_by(size_of::<R>()).map(PhysAddr::new);
+        records.extend(places.zip(here.iter().copied()));
     });
-    Part { records, blocks: chain.into_pages(), fault: walked.err() }
+    Part { records, blocks, fault: walked.err() }
 }
 
-/// Checks a block set of `count` records of `record` bytes without copying them: its pages.
+/// Checks a block set of [`V1`] of `count` records of `record` bytes without copying them: its pages.
 ///
 /// # Errors
 /// As [`load`].
@@ -242,10 +370,25 @@ pub fn survey(
     count: u64,
     taken: &mut Bits,
 ) -> Result<Vec<Pfn>, Fault> {
-    let capacity = room(memory.geometry(), "record", record)?;
-    let mut chain = chain::Chain::new(memory, first.get(), MAX_BLOCKS, taken);
-    walk(&mut chain, capacity, Some(count), |_, _, _| Some(()))?;
-    Ok(chain.into_pages())
+    survey_as(&V1, COMPAT, memory, first, record, count, taken)
+}
+
+/// As [`survey`], of a set in that version.
+///
+/// # Errors
+/// As [`Format::walk`].
+pub fn survey_as(
+    format: &dyn Format,
+    found: Compat<'_>,
+    memory: &dyn Memory,
+    first: PhysAddr,
+    record: u64,
+    count: u64,
+    taken: &mut Bits,
+) -> Result<Vec<Pfn>, Fault> {
+    let set = Set { first, count: Some(count), record: Record { bytes: record, name: "record" } };
+    let (blocks, walked) = format.walk(found, memory, &set, taken, &mut |_, _| ());
+    walked.map(|()| blocks)
 }
 
 /// Follows the blocks of a set and checks their counts; `each` gets the address of a block, what is behind the header,
@@ -278,16 +421,12 @@ fn walk(
 }
 
 /// Records of one block.
-fn capacity<R: Plain>(geometry: Geometry) -> Result<u64, Fault> {
-    room(geometry, core::any::type_name::<R>(), u64_of(size_of::<R>()))
-}
-
-/// Records of that many bytes of one block.
-fn room(geometry: Geometry, item: &'static str, size: u64) -> Result<u64, Fault> {
-    match geometry.block_capacity(size) {
+fn room(geometry: Geometry, record: Record) -> Result<u64, Fault> {
+    match geometry.block_capacity(record.bytes) {
         0 => {
             let most = geometry.page_size().saturating_sub(u64_of(size_of::<Header>()));
-            Err(Fault::new(Code::TooLarge).item(item).found(size).expected(format_args!("1..={most} bytes")))
+            let fault = Fault::new(Code::TooLarge).item(record.name).found(record.bytes);
+            Err(fault.expected(format_args!("1..={most} bytes")))
         }
         capacity => Ok(capacity),
     }

@@ -2,7 +2,7 @@ use std::string::{String, ToString as _};
 
 use proptest::prelude::*;
 use zerocopy::little_endian::U64;
-use zerocopy::{Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::*;
 use crate::abi::luo::{File, Session};
@@ -130,6 +130,9 @@ fn no_records_are_no_blocks() {
 
 #[test]
 fn capacities_follow_the_page_and_the_record() {
+    fn capacity<R: Plain>(geometry: Geometry) -> Result<u64, Fault> {
+        room(geometry, Record::of::<R>())
+    }
     let row = |geometry| [capacity::<Session>(geometry), capacity::<File>(geometry)].map(Result::unwrap);
     assert_eq!(Geometry::ALL.map(row), [[51, 63], [204, 255], [819, 1023]]);
     assert_eq!(capacity::<Whole>(Geometry::K4), Ok(1));

@@ -212,6 +212,19 @@ impl<'a> CompatVec<'a> {
         }
     }
 
+    /// A list of entries whose names are each there once.
+    pub(super) fn of(owner: Compat<'a>, mut uses: Vec<Compat<'a>>) -> Self {
+        // Another version may sort elsewhere.
+        uses.sort_by(|one, other| one.printed().compare(other.printed()));
+        CompatVec { owner, uses }
+    }
+
+    /// The entry of that name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Compat<'a>> {
+        core::iter::once(&self.owner).chain(&self.uses).copied().find(|entry| entry.name == name)
+    }
+
     /// What was read, in the form that everything else takes.
     #[must_use]
     pub fn list(&self) -> CompatList<'_> {

@@ -173,7 +173,63 @@ impl<'a> Compat<'a> {
     }
 }
 
+/// A composite that a side reads or writes, in a range of versions of its owner: what the owner uses is the same in all
+/// of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MadeOf<'a> {
+    /// The composite in the newest of these versions.
+    pub newest: CompatList<'a>,
+    /// The number of the oldest of these versions.
+    pub oldest: u32,
+}
+
+impl<'a> MadeOf<'a> {
+    /// The versions of the owner.
+    #[must_use]
+    pub const fn owner(&self) -> Reads<'a> {
+        Reads::since(self.oldest, self.newest.owner())
+    }
+}
+
+impl<'a> From<CompatList<'a>> for MadeOf<'a> {
+    fn from(newest: CompatList<'a>) -> Self {
+        MadeOf { newest, oldest: newest.owner().version }
+    }
+}
+
 impl<'a> CompatList<'a> {
+    /// Why a reader does not take a node with this list; nothing when it does.
+    ///
+    /// `takes` is what the reader takes in this place: one of them must have the version of the owner. What the owner
+    /// uses is judged by whoever owns *that* layout, if `layouts` names it, and must else stand in exactly the version
+    /// that the reader knows. Of an owner that is not taken the differences from the newest are told.
+    ///
+    /// ```
+    /// use kho::compat::{Compat, CompatList, CompatVec, MadeOf, Reads};
+    ///
+    /// const VMALLOC: Compat<'static> = Compat::new("vmalloc", 1);
+    /// const OLD: CompatList<'static> = CompatList::new(Compat::new("my-cache", 1), &[]);
+    /// const NEW: CompatList<'static> = CompatList::new(Compat::new("my-cache", 2), &[VMALLOC]);
+    /// let takes = [MadeOf::from(NEW), MadeOf::from(OLD)];
+    /// let layouts = [Reads::since(1, Compat::new("vmalloc", 2))];
+    ///
+    /// let refused = |text| CompatVec::parse_text(text).unwrap().list().refused(&takes, &layouts).len();
+    /// assert_eq!((refused("my-cache-v1"), refused("my-cache-v2;vmalloc-v2")), (0, 0));
+    /// assert_eq!((refused("my-cache-v3;vmalloc-v1"), refused("my-cache-v2;vmalloc-v3")), (1, 1));
+    /// ```
+    #[must_use]
+    pub fn refused(self, takes: &[MadeOf<'a>], layouts: &[Reads<'a>]) -> Vec<Difference<'a>> {
+        let owner = self.owner();
+        let fits = takes.iter().find(|made_of| owner.judge(&[made_of.owner()]).is_ok());
+        let newest = takes.iter().max_by_key(|made_of| made_of.newest.owner().version);
+        let Some(expected) = fits.or(newest) else {
+            return alloc::vec![Difference::Unknown { found: owner }];
+        };
+        let mut reads = layouts.to_vec();
+        reads.extend(takes.iter().map(MadeOf::owner));
+        self.differences(expected.newest, &reads)
+    }
+
     /// Every difference between this list, which was found, and the one that was expected in its place.
     ///
     /// An entry that `reads` names is judged by that; one that only `expected` names must have the version that stands

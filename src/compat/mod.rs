@@ -24,6 +24,7 @@
 
 mod list;
 mod matching;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +33,11 @@ use core::fmt;
 use core::hash::{Hash, Hasher};
 
 pub use list::{CompatList, CompatVec};
-pub use matching::{Difference, Reads};
+pub use matching::{Difference, MadeOf, Reads};
+pub use terms::{Agreed, Agreement, Outcome, Term, Terms, negotiate};
+#[cfg(feature = "write")]
+pub(crate) use terms::{Layouts, agree, settle};
+pub(crate) use terms::{made_of, missing};
 
 use crate::report::{Code, Fault};
 
@@ -102,6 +107,11 @@ impl<'a> Compat<'a> {
     #[must_use]
     pub const fn version(&self) -> u32 {
         self.version
+    }
+
+    /// The same component in another version.
+    pub(crate) const fn in_version(self, version: u32) -> Self {
+        Compat { version, ..self }
     }
 
     /// Reads `NAME-vNUMBER` or `NAME_vNUMBER`. What it takes, it prints again byte for byte.

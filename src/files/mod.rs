@@ -163,7 +163,7 @@ impl<M: Home> Preserve<M> for FileRecords {
     fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
         let mut set = block::BlockSet::new();
         set.append(&self.0);
-        let stored = set.store(scope)?;
+        let stored = scope.records(&set)?;
         let table = Table { records: stored.first.get().into(), count: u64_of(self.0.len()).into() };
         scope.blob(table.as_bytes())
     }

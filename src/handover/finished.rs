@@ -2,8 +2,12 @@
 
 use alloc::vec::Vec;
 
+use super::forecast::{Forecast, Given};
 use super::outgoing::Outgoing;
 use super::scope::Home;
+use crate::abi::kho;
+use crate::compat::Terms;
+use crate::fdt::Fdt;
 use crate::linux::Boot;
 use crate::mem::{Frame, PhysRange};
 use crate::num::u64_of;
@@ -70,6 +74,21 @@ impl<M: Home> Finished<M> {
     #[must_use]
     pub const fn memory(&self) -> &M {
         &self.outgoing.memory
+    }
+
+    /// What a successor that reads these terms would say of versions.
+    ///
+    /// # Errors
+    /// When the root FDT cannot be read back.
+    pub fn forecast(&self, reads: &Terms) -> Result<Forecast, Fault> {
+        let bytes = self.root_fdt()?;
+        let root = Fdt::parse(&bytes)?;
+        let nodes = self.outgoing.nodes.iter().map(|node| Given {
+            name: &node.name,
+            list: Some(node.made_of.list()),
+            optional: node.optional,
+        });
+        Ok(Forecast::new(reads, root.root().required(kho::COMPATIBLE)?.value(), nodes))
     }
 
     /// The bytes of the root FDT.

@@ -87,7 +87,9 @@ mod claims;
 mod finished;
 #[cfg(all(test, feature = "std"))]
 mod flipped;
+mod forecast;
 mod incoming;
+mod layouts;
 #[cfg(feature = "write")]
 mod linux;
 mod node;
@@ -100,6 +102,8 @@ mod registry;
 mod root;
 #[cfg(feature = "write")]
 mod scope;
+#[cfg(feature = "write")]
+mod successor;
 #[cfg(all(test, feature = "write"))]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -112,7 +116,9 @@ pub use accepted::{Accepted, Failed};
 pub use finished::{Finished, Unfinished};
 #[cfg(feature = "std")]
 pub(crate) use incoming::read_root;
+pub use forecast::{Forecast, Foretold};
 pub use incoming::{Incoming, Restored};
+pub use layouts::Layout;
 pub use node::Node;
 #[cfg(feature = "write")]
 pub use outgoing::Outgoing;

@@ -4,9 +4,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::claims::{Owners, sort_by_number};
+use super::layouts::Layouts;
+use crate::abi;
 use crate::abi::Plain;
 use crate::abi::vmalloc::Descriptor;
 use crate::block;
+use crate::compat::{Compat, CompatList};
 use crate::mem::{Bits, Folio, Geometry, MemError, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::num::{u64_of, usize_of};
 use crate::radix::Tree;
@@ -50,6 +53,9 @@ pub struct Node<'a, M> {
     pub(super) view: Preserved<'a>,
     pub(super) tree: &'a Tree,
     pub(super) blob: PhysRange,
+    /// What the node is made of: its own list, or what its reader takes it for.
+    pub(super) made_of: CompatList<'a>,
+    pub(super) layouts: &'a Layouts,
     pub(super) owners: &'a mut Owners,
     /// Pages of the lists that were read, of all nodes: so that lists that share pages cost linear time.
     pub(super) taken: &'a mut Bits,
@@ -93,6 +99,24 @@ impl<'a, M: Memory> Node<'a, M> {
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.tree.geometry()
+    }
+
+    /// What the node is made of, one of the versions that its reader takes: its own list, or that of
+    /// [`Check::compat`](super::Check::compat) where the blob says what it is.
+    #[must_use]
+    pub const fn made_of(&self) -> CompatList<'a> {
+        self.made_of
+    }
+
+    /// The number of the owner's version.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        self.made_of.owner().version()
+    }
+
+    /// The version in which the node uses a layout; where its list does not say, as in what Linux writes, `implied`.
+    fn used(&self, implied: Compat<'static>) -> Compat<'a> {
+        self.made_of.find(implied.name()).unwrap_or(implied)
     }
 
     /// Where the blob is, and how many bytes.
@@ -222,10 +246,11 @@ impl<'a, M: Memory> Node<'a, M> {
     /// Copies and checks a vmalloc area, and claims its chunks and its blocks.
     ///
     /// # Errors
-    /// As [`Area::load`], and for the first block that cannot be claimed: an area whose blocks are all its own is not
+    /// As [`Area::load`], in the version that the node's list names; and for the first block that cannot be claimed: an area whose blocks are all its own is not
     /// larger than what was preserved.
     pub fn area(&mut self, descriptor: &Descriptor) -> Result<Area, Fault> {
-        let loaded = Area::load(&self.view, descriptor, self.taken)?;
+        let found = self.used(abi::vmalloc::COMPAT);
+        let loaded = self.layouts.vmalloc(found)?.load(found, &self.view, descriptor, self.taken)?;
         self.claim_pages(loaded.chunks);
         let area = loaded.area;
         // In the order of their addresses, whatever that of the array is: neighbours are found faster than strangers.
@@ -265,7 +290,11 @@ impl<'a, M: Memory> Node<'a, M> {
         count: Option<u64>,
         owner: PhysAddr,
     ) -> Vec<(PhysAddr, R)> {
-        let part = block::load_part(&self.view, PhysAddr::new(first), count, self.taken);
+        let found = self.used(abi::block::COMPAT);
+        let part = match self.layouts.block(found) {
+            Ok(format) => block::load_part(format, found, &self.view, PhysAddr::new(first), count, self.taken),
+            Err(fault) => block::Part { records: Vec::new(), blocks: Vec::new(), fault: Some(fault) },
+        };
         self.claim_pages(part.blocks);
         if let Some(fault) = part.fault {
             self.report(fault.address(owner.get()));
@@ -282,7 +311,9 @@ impl<'a, M: Memory> Node<'a, M> {
     }
 
     fn block_set<R: Plain>(&mut self, first: u64, count: Option<u64>) -> Result<Vec<R>, Fault> {
-        let loaded = block::load(&self.view, PhysAddr::new(first), count, self.taken)?;
+        let found = self.used(abi::block::COMPAT);
+        let format = self.layouts.block(found)?;
+        let loaded = block::load_as(format, found, &self.view, PhysAddr::new(first), count, self.taken)?;
         self.claim_pages(loaded.blocks);
         Ok(loaded.records)
     }
@@ -293,7 +324,9 @@ impl<'a, M: Memory> Node<'a, M> {
     /// # Errors
     /// As [`block::load`].
     pub fn blocks(&mut self, first: u64, count: u64, record: u64) -> Result<Vec<Pfn>, Fault> {
-        let blocks = block::survey(&self.view, PhysAddr::new(first), record, count, self.taken)?;
+        let found = self.used(abi::block::COMPAT);
+        let format = self.layouts.block(found)?;
+        let blocks = block::survey_as(format, found, &self.view, PhysAddr::new(first), record, count, self.taken)?;
         self.claim_pages(blocks.clone());
         Ok(blocks)
     }

@@ -5,16 +5,19 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::finished::{Finished, Unfinished};
+use super::layouts::{Layout, Layouts};
 use super::linux::{Linux, known_to_linux};
+use super::registry::takes;
 use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
-use crate::compat::CompatList;
+use super::successor::Successor;
+use crate::compat::{CompatList, CompatVec, Terms};
 use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
 use crate::radix::Tree;
 use crate::report::{Code, Fault};
 
 pub(super) struct OutgoingNode {
     pub(super) name: String,
-    pub(super) compat: CompatList<'static>,
+    pub(super) made_of: CompatVec<'static>,
     pub(super) optional: bool,
     pub(super) blob: Blob,
     pub(super) kept: Kept,
@@ -51,6 +54,9 @@ pub struct Outgoing<M: Home> {
     pub(super) nodes: Vec<OutgoingNode>,
     /// What the next kernel needs, when it is for one.
     pub(super) linux: Option<Linux>,
+    pub(super) layouts: Layouts,
+    /// Who will read it, where that is known.
+    successor: Option<Successor>,
 }
 
 impl<M: Home> core::fmt::Debug for Outgoing<M> {
@@ -65,14 +71,92 @@ impl<M: Home> Outgoing<M> {
     #[must_use]
     pub fn new(memory: M) -> Self {
         let tree = Tree::new(memory.geometry());
-        Outgoing { memory, tree, owned: Bits::default(), nodes: Vec::new(), linux: None }
+        Outgoing {
+            memory,
+            tree,
+            owned: Bits::default(),
+            nodes: Vec::new(),
+            linux: None,
+            layouts: Layouts::default(),
+            successor: None,
+        }
+    }
+
+    /// Makes a layout known in further versions: see [`Registry::add_layout`](super::Registry::add_layout). What is
+    /// written by default stays what the components say.
+    pub fn add_layout(&mut self, layout: Layout) {
+        self.layouts.add(layout);
+    }
+
+    /// Writes for a reader who takes these terms: from now on every component, and every layout that it uses, is
+    /// written in the newest version that both know. Before anything is preserved.
+    ///
+    /// ```
+    /// use kho::compat::{Compat, CompatList, Term};
+    /// use kho::handover::{Blob, Home, Outgoing, Preserve, Registry, Scope};
+    /// use kho::report::{Code, Fault};
+    /// # use kho::mem::{Geometry, PageRange, Pfn, Ram};
+    /// # let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+    ///
+    /// struct Counter(u64);
+    /// impl<M: Home> Preserve<M> for Counter {
+    ///     fn compat(&self) -> CompatList<'static> {
+    ///         const { CompatList::new(Compat::new("my-counter", 2), &[]) }
+    ///     }
+    ///     fn older(&self) -> &'static [CompatList<'static>] {
+    ///         const { &[CompatList::new(Compat::new("my-counter", 1), &[])] }
+    ///     }
+    ///     fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
+    ///         match scope.version() {
+    ///             1 => scope.blob(&u32::try_from(self.0).unwrap_or(u32::MAX).to_le_bytes()),
+    ///             _ => scope.blob(&self.0.to_le_bytes()),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// // What a registry reads, or a program by its manifest: `Program::manifest`.
+    /// let mut reads = Registry::<Ram>::new().terms();
+    /// reads.add(Term::parse("counter", "my-counter-v1", 1, true)?);
+    /// let mut outgoing = Outgoing::new(ram);
+    /// outgoing.write_for(&reads)?;
+    /// outgoing.preserve("counter", &Counter(42))?;
+    /// assert_eq!(outgoing.made_of("counter").unwrap().to_string(), "my-counter-v1");
+    /// assert_eq!(outgoing.preserve("other", &Counter(1)).unwrap_err().code(), Code::ComponentUnknown);
+    /// # Ok::<(), Fault>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Code::Refused`] when something is preserved already; [`Code::VersionOlder`], [`Code::VersionNewer`] or
+    /// [`Code::ComponentUnknown`] when the reader does not take the root, or its tree.
+    pub fn write_for(&mut self, reads: &Terms) -> Result<(), Fault> {
+        if let Some(node) = self.nodes.first() {
+            let fault = Fault::new(Code::Refused).item(node.name.clone()).found("a node that is preserved already");
+            return Err(fault.expected("a handover of which nothing is written"));
+        }
+        self.successor = Some(Successor::new(reads, &self.layouts)?);
+        Ok(())
+    }
+
+    /// What was left out because it is optional and the successor does not read it, with the reasons.
+    #[must_use]
+    pub fn dropped(&self) -> &[(String, Vec<Fault>)] {
+        self.successor.as_ref().map_or(&[], |successor| &successor.dropped)
+    }
+
+    /// What the node `name` is made of, as it was written.
+    #[must_use]
+    pub fn made_of(&self, name: &str) -> Option<CompatList<'_>> {
+        self.nodes.iter().find(|node| node.name == name).map(|node| node.made_of.list())
     }
 
     /// Preserves a component as the node `name`: all of it, or on an error nothing.
     ///
+    /// A component that is optional and that the successor of [`Outgoing::write_for`] does not read is left out: see
+    /// [`Outgoing::dropped`].
+    ///
     /// # Errors
-    /// [`Code::FdtName`] for a name that a device tree cannot have, [`Code::FdtDuplicate`] for one that is taken, and
-    /// whatever the component says.
+    /// [`Code::FdtName`] for a name that a device tree cannot have, [`Code::FdtDuplicate`] for one that is taken, what a
+    /// successor of [`Outgoing::write_for`] has against it, and whatever the component says.
     pub fn preserve<C: Preserve<M> + ?Sized>(&mut self, name: &str, component: &C) -> Result<(), Fault> {
         crate::fdt::check_node_name(name)?;
         if self.nodes.iter().any(|node| node.name == name) {
@@ -81,18 +165,28 @@ impl<M: Home> Outgoing<M> {
         if self.linux.is_some() {
             known_to_linux(name, component.compat().owner())?;
         }
+        let offers = takes(component.compat(), component.older());
+        let optional = component.optional();
+        let made_of = match &mut self.successor {
+            None => component.compat().written_in(component.compat().owner().version(), &[]),
+            Some(successor) => match successor.settle(name, &offers, optional)? {
+                Some(made_of) => made_of,
+                None => return Ok(()),
+            },
+        };
         let mut scope = Scope {
             memory: &mut self.memory,
             tree: &mut self.tree,
             owned: &mut self.owned,
             kept: Kept::default(),
+            made_of: &made_of,
+            layouts: &self.layouts,
             home: fresh_home(),
         };
         match component.preserve(&mut scope) {
             Ok(blob) => {
                 let kept = scope.kept;
-                let (compat, optional) = (component.compat(), component.optional());
-                self.nodes.push(OutgoingNode { name: name.to_owned(), compat, optional, blob, kept });
+                self.nodes.push(OutgoingNode { name: name.to_owned(), made_of, optional, blob, kept });
                 Ok(())
             }
             Err(fault) => {

@@ -21,7 +21,7 @@ use crate::trace::Stopwatch;
 pub enum Verdict {
     /// It will be restored.
     Fine,
-    /// It is optional and nobody here understands it: it will be left.
+    /// It is optional and nobody here understands it, or not in this version: it will be left.
     Dropped,
     /// Nobody here looks into it, and nobody has to: see [`Registry::observing`].
     Opaque,
@@ -113,6 +113,7 @@ impl<M: Memory + 'static> Plan<M> {
             tree_broken: false,
             nodes: Vec::new(),
             steps: Vec::new(),
+            layouts: registry.layouts.versions(),
         };
         let mut owners = Owners::default();
         let tree = match planner.root(&mut owners) {

@@ -9,12 +9,13 @@ use super::incoming::{Incoming, read_root};
 use super::node::Node;
 use super::plan::{NodeReport, Step, Verdict};
 use super::registry::{Registry, Strangers};
+use crate::abi;
 use crate::abi::kho;
-use crate::compat::{Compat, CompatVec, Reads};
+use crate::compat::{Compat, CompatVec, Reads, missing};
 use crate::fdt::{self, Fdt, Property};
 use crate::mem::{Bits, Geometry, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::radix::{self, Tree};
-use crate::report::{Code, Fault, Findings};
+use crate::report::{Class, Code, Fault, Findings};
 use crate::trace::Stopwatch;
 
 pub(super) struct Planner<'a, M> {
@@ -26,6 +27,8 @@ pub(super) struct Planner<'a, M> {
     pub(super) tree_broken: bool,
     pub(super) nodes: Vec<NodeReport>,
     pub(super) steps: Vec<Step<M>>,
+    /// The versions of layouts that are known.
+    pub(super) layouts: Vec<Reads<'static>>,
 }
 
 /// What a node says of itself.
@@ -59,7 +62,10 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let bytes = read_root(memory, self.incoming.root)?;
         let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(self.incoming.root.get()))?;
         let root = fdt.root();
-        match_any(root.required(kho::COMPATIBLE)?.value(), kho::COMPAT).map_err(|fault| fault.item(kho::COMPATIBLE))?;
+        let made_of = root.required(kho::COMPATIBLE)?.value();
+        match_root(made_of, &self.layouts)
+            .and_then(|()| match_parts(made_of, &self.layouts))
+            .map_err(|fault| fault.item(kho::COMPATIBLE))?;
         let map = root.required(kho::PRESERVED_MEMORY_MAP)?.u64_native()?;
         if map == 0 {
             return Err(Fault::new(Code::NoHandover).item(kho::PRESERVED_MEMORY_MAP).found(0));
@@ -157,29 +163,19 @@ impl<M: Memory + 'static> Planner<'_, M> {
     fn declared(&mut self, declared: &Declared<'_>, tree: &Tree, owners: &mut Owners) -> Verdict {
         let errors = self.findings.errors();
         let Some(slot) = self.registry.find(declared.name) else {
-            let code = match (declared.optional, self.registry.strangers) {
-                (_, Strangers::Show) => Code::ComponentOpaque,
-                (true, Strangers::Refuse) => Code::ComponentDropped,
-                (false, Strangers::Refuse) => Code::ComponentUnknown,
-            };
             let list = declared.compatible();
-            let fault = if list.is_empty() {
-                Fault::new(code).found("a node that does not say what it is")
-            } else {
-                Fault::new(code).item(kho::COMPATIBLE).found(list.join(", "))
+            let (verdict, fault) = match self.registry.strangers {
+                Strangers::Show => (Verdict::Opaque, unknown(Code::ComponentOpaque, &list)),
+                Strangers::Refuse => stranger(&list, declared.optional),
             };
             self.findings.add(&declared.path, fault);
             self.own_declared(declared, tree, owners);
-            return match code {
-                Code::ComponentUnknown => Verdict::Refused,
-                Code::ComponentDropped => Verdict::Dropped,
-                _ => Verdict::Opaque,
-            };
+            return verdict;
         };
         let Some(entry) = self.registry.entries.get(slot) else { return Verdict::Refused };
         let component = entry.component.clone();
         let mismatch = match &declared.list {
-            Some(list) => component.mismatches(list.list()),
+            Some(list) => component.mismatches(list.list(), &self.layouts),
             None if component.names_itself() => Vec::new(),
             None => {
                 alloc::vec![Fault::new(Code::CompatMissing).item(kho::COMPATIBLE).expected(component.compat().owner())]
@@ -187,11 +183,12 @@ impl<M: Memory + 'static> Planner<'_, M> {
         };
         if !mismatch.is_empty() {
             // Of a layout that this reader does not know nothing more can be said, least of all that it is corrupt.
-            for fault in mismatch {
+            self.own_declared(declared, tree, owners);
+            let (verdict, faults) = unread(mismatch, declared.optional && !entry.required);
+            for fault in faults {
                 self.findings.add(&declared.path, fault.item(kho::COMPATIBLE));
             }
-            self.own_declared(declared, tree, owners);
-            return Verdict::Refused;
+            return verdict;
         }
         let mut node = Node {
             name: declared.name,
@@ -200,6 +197,8 @@ impl<M: Memory + 'static> Planner<'_, M> {
             view: Node::<M>::view(&self.incoming.memory, tree),
             tree,
             blob: declared.blob,
+            made_of: declared.list.as_ref().map_or_else(|| component.compat(), CompatVec::list),
+            layouts: &self.registry.layouts,
             owners,
             taken: &mut self.taken,
             findings: self.findings,
@@ -283,8 +282,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let seen: alloc::collections::BTreeSet<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         for entry in self.registry.entries.iter().filter(|entry| entry.required) {
             if !seen.contains(entry.name.as_str()) {
-                let fault = Fault::new(Code::ComponentMissing).expected(entry.component.compat().owner());
-                self.findings.add(&format!("/{}", entry.name), fault);
+                self.findings.add(&format!("/{}", entry.name), missing(&entry.component.compat().owner()));
             }
         }
     }
@@ -302,17 +300,50 @@ impl<M: Memory + 'static> Planner<'_, M> {
     }
 }
 
+fn unknown(code: Code, list: &[String]) -> Fault {
+    if list.is_empty() {
+        Fault::new(code).found("a node that does not say what it is")
+    } else {
+        Fault::new(code).item(kho::COMPATIBLE).found(list.join(", "))
+    }
+}
+
+/// What becomes of a node that nobody reads.
+pub(super) fn stranger(list: &[String], optional: bool) -> (Verdict, Fault) {
+    match optional {
+        true => (Verdict::Dropped, unknown(Code::ComponentDropped, list)),
+        false => (Verdict::Refused, unknown(Code::ComponentUnknown, list)),
+    }
+}
+
+/// What becomes of a node that is not read for these reasons. One that may be left is dropped, and told why.
+pub(super) fn unread(why: Vec<Fault>, may_be_left: bool) -> (Verdict, Vec<Fault>) {
+    let mismatch = why.iter().all(|fault| fault.code().class() == Class::Mismatch);
+    if !may_be_left || !mismatch {
+        return (Verdict::Refused, why);
+    }
+    let dropped = why.into_iter().map(|fault| {
+        let told = Fault::new(Code::ComponentDropped).found(fault.found_text());
+        if fault.expected_text().is_empty() { told } else { told.expected(fault.expected_text()) }
+    });
+    (Verdict::Dropped, dropped.collect())
+}
+
 /// Holds the string list of a blob against the one version that its reader takes, as Linux does: any entry that is
 /// right makes it right, and what the other entries say is nothing.
 ///
 /// # Errors
 /// [`Code::VersionOlder`], [`Code::VersionNewer`], or [`Code::ComponentUnknown`] when no entry has the name.
 pub(crate) fn match_any(value: &[u8], expected: Compat<'static>) -> Result<(), Fault> {
+    match_ranges(value, expected, &[Reads::only(expected)])
+}
+
+fn match_ranges(value: &[u8], expected: Compat<'static>, reads: &[Reads<'_>]) -> Result<(), Fault> {
     let list: Vec<Compat<'_>> = value.split(|&byte| byte == 0).filter_map(|text| Compat::parse(text).ok()).collect();
     let verdicts = list.iter().filter(|compat| compat.name() == expected.name());
     let mut fault = None;
     for compat in verdicts {
-        match compat.judge(&[Reads::only(expected)]) {
+        match compat.judge(reads) {
             Ok(()) => return Ok(()),
             Err(difference) => fault = fault.or_else(|| Some(Fault::from(difference))),
         }
@@ -323,6 +354,22 @@ pub(crate) fn match_any(value: &[u8], expected: Compat<'static>) -> Result<(), F
         let text = text.get(..64).unwrap_or(text);
         Fault::new(Code::ComponentUnknown).found(text.escape_ascii()).expected(expected)
     }))
+}
+
+/// Holds the string list of a root against the versions that are read.
+pub(super) fn match_root(value: &[u8], layouts: &[Reads<'_>]) -> Result<(), Fault> {
+    let ranges: Vec<Reads<'_>> =
+        layouts.iter().copied().filter(|reads| reads.newest().name() == kho::COMPAT.name()).collect();
+    match_ranges(value, kho::COMPAT, &ranges)
+}
+
+/// Holds what the root says of its tree against what is read here; what nodes use is their matter. A root that does not
+/// say it has the tree of its time.
+pub(super) fn match_parts(value: &[u8], layouts: &[Reads<'_>]) -> Result<(), Fault> {
+    let tree = abi::radix::COMPAT.name();
+    let list = value.split(|&byte| byte == 0).filter_map(|text| Compat::parse(text).ok());
+    let mut judged = list.filter(|compat| compat.name() == tree).map(|compat| compat.judge(layouts).map_err(Fault::from));
+    judged.try_for_each(|judged| judged)
 }
 
 /// Reads what a node says of itself.

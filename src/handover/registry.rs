@@ -8,8 +8,9 @@ use alloc::vec::Vec;
 use core::any::Any;
 use core::marker::PhantomData;
 
+use super::layouts::{Layout, Layouts};
 use super::node::Node;
-use crate::compat::CompatList;
+use crate::compat::{CompatList, MadeOf, Reads, Term, Terms};
 use crate::mem::{Memory, fresh_home};
 use crate::report::Fault;
 
@@ -18,8 +19,15 @@ pub trait Check<M: Memory> {
     /// What was read and checked, in owned copies: the memory is not looked at again.
     type Checked: 'static;
 
-    /// What the node must be made of: its owner first, then the layouts that it uses.
+    /// What the node is made of in the newest version that is read: its owner first, then the layouts that it uses.
+    /// Those stand here in the version that is written by default; which others are read is their own matter (see
+    /// [`Registry::add_layout`]).
     fn compat(&self) -> CompatList<'static>;
+
+    /// Older versions that are read too: [`Node::version`] tells which one it is.
+    fn older(&self) -> &'static [CompatList<'static>] {
+        &[]
+    }
 
     /// Whether the node's blob says itself what it is, as in everything that Linux writes: a node without a list is
     /// right then.
@@ -27,11 +35,11 @@ pub trait Check<M: Memory> {
         false
     }
 
-    /// What of the node's own list this reader does not take: nothing when it takes all of it. A list that is not
-    /// exactly [`Check::compat`] is refused, unless the reader says otherwise here, as one does that shows data of any
-    /// owner.
-    fn mismatches(&self, list: CompatList<'_>) -> Vec<Fault> {
-        list.differences(self.compat(), &[]).into_iter().map(Fault::from).collect()
+    /// What of the node's own list this reader does not take: nothing when it takes all of it. A list that is neither
+    /// [`Check::compat`] nor one of [`Check::older`] is refused, unless the reader says otherwise here, as one does that
+    /// shows data of any owner. `layouts` are the versions of layouts that are known.
+    fn mismatches(&self, list: CompatList<'_>, layouts: &[Reads<'static>]) -> Vec<Fault> {
+        list.refused(&takes(self.compat(), self.older()), layouts).into_iter().map(Fault::from).collect()
     }
 
     /// Reads the node, claims what it owns, and checks all of it.
@@ -39,6 +47,11 @@ pub trait Check<M: Memory> {
     /// # Errors
     /// The first break that makes it impossible to go on; what can be told besides goes to [`Node::report`].
     fn check(&self, node: &mut Node<'_, M>) -> Result<Self::Checked, Fault>;
+}
+
+/// The composites that a component reads or writes.
+pub(super) fn takes(compat: CompatList<'static>, older: &'static [CompatList<'static>]) -> Vec<MadeOf<'static>> {
+    core::iter::once(compat).chain(older.iter().copied()).map(MadeOf::from).collect()
 }
 
 /// Restores a node: [`Component::prepare`] may fail and is undone by dropping its result; [`Component::commit`] cannot
@@ -82,8 +95,12 @@ impl<M: Memory, C: Check<M>> Check<M> for Look<C> {
         self.0.names_itself()
     }
 
-    fn mismatches(&self, list: CompatList<'_>) -> Vec<Fault> {
-        self.0.mismatches(list)
+    fn older(&self) -> &'static [CompatList<'static>] {
+        self.0.older()
+    }
+
+    fn mismatches(&self, list: CompatList<'_>, layouts: &[Reads<'static>]) -> Vec<Fault> {
+        self.0.mismatches(list, layouts)
     }
 
     fn check(&self, node: &mut Node<'_, M>) -> Result<Self::Checked, Fault> {
@@ -142,6 +159,7 @@ pub struct Registry<M> {
     /// Index of the entry that has the name.
     names: BTreeMap<String, usize>,
     pub(super) strangers: Strangers,
+    pub(super) layouts: Layouts,
     /// A number that no other registry has, so that a handle cannot take what another registry restored.
     pub(super) home: u64,
 }
@@ -164,7 +182,13 @@ pub(super) struct Entry<M> {
 
 impl<M> Default for Registry<M> {
     fn default() -> Self {
-        Registry { entries: Vec::new(), names: BTreeMap::new(), strangers: Strangers::Refuse, home: fresh_home() }
+        Registry {
+            entries: Vec::new(),
+            names: BTreeMap::new(),
+            strangers: Strangers::Refuse,
+            layouts: Layouts::default(),
+            home: fresh_home(),
+        }
     }
 }
 
@@ -203,6 +227,23 @@ impl<M: Memory + 'static> Registry<M> {
         self.push(name, false, Look(check))
     }
 
+    /// Makes a layout known in further versions. Components that use it read them without knowing: their lists name the
+    /// version, and the plan hands the data to whoever owns it.
+    pub fn add_layout(&mut self, layout: Layout) {
+        self.layouts.add(layout);
+    }
+
+    /// What is understood, as a predecessor is told of it: the nodes, and the layouts that they use.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        let entries = self.names.values().filter_map(|slot| self.entries.get(*slot));
+        let nodes = entries.flat_map(|entry| {
+            let takes = takes(entry.component.compat(), entry.component.older());
+            takes.into_iter().map(|made_of| Term::node(&entry.name, made_of, entry.required))
+        });
+        nodes.chain(self.layouts.versions().into_iter().map(Term::layout)).collect()
+    }
+
     fn push<C: Component<M> + 'static>(&mut self, name: &str, required: bool, component: C) -> Handle<C::Restored> {
         let slot = self.entries.len();
         let earlier = self.names.insert(name.into(), slot);
@@ -224,7 +265,8 @@ impl<M: Memory + 'static> Registry<M> {
 pub(super) trait Erased<M> {
     fn compat(&self) -> CompatList<'static>;
     fn names_itself(&self) -> bool;
-    fn mismatches(&self, list: CompatList<'_>) -> Vec<Fault>;
+    fn older(&self) -> &'static [CompatList<'static>];
+    fn mismatches(&self, list: CompatList<'_>, layouts: &[Reads<'static>]) -> Vec<Fault>;
     fn check(self: Rc<Self>, node: &mut Node<'_, M>) -> Result<Box<dyn CheckedStep<M>>, Fault>;
 }
 
@@ -246,8 +288,12 @@ impl<M: Memory + 'static, C: Component<M> + 'static> Erased<M> for C {
         Check::names_itself(self)
     }
 
-    fn mismatches(&self, list: CompatList<'_>) -> Vec<Fault> {
-        Check::mismatches(self, list)
+    fn older(&self) -> &'static [CompatList<'static>] {
+        Check::older(self)
+    }
+
+    fn mismatches(&self, list: CompatList<'_>, layouts: &[Reads<'static>]) -> Vec<Fault> {
+        Check::mismatches(self, list, layouts)
     }
 
     fn check(self: Rc<Self>, node: &mut Node<'_, M>) -> Result<Box<dyn CheckedStep<M>>, Fault> {

@@ -92,7 +92,7 @@ impl<M: Home> Outgoing<M> {
         let mut fdt = Builder::new();
         let mut made_of: Vec<String> = [crate::abi::radix::COMPAT]
             .into_iter()
-            .chain(self.nodes.iter().flat_map(|node| node.compat.uses().iter().copied()))
+            .chain(self.nodes.iter().flat_map(|node| node.made_of.list().uses().iter().copied().collect::<Vec<_>>()))
             .filter(|_| shape.lists)
             .map(|compat| compat.to_string())
             .collect();
@@ -107,7 +107,7 @@ impl<M: Home> Outgoing<M> {
         for (node, (ranges, partial)) in self.nodes.iter().zip(ranges) {
             fdt.node(&node.name, |fdt| {
                 if shape.lists {
-                    fdt.strings(kho::COMPATIBLE, node.compat.iter().map(|compat| compat.to_string()))?;
+                    fdt.strings(kho::COMPATIBLE, node.made_of.list().iter().map(|compat| compat.to_string()))?;
                 }
                 if let Some(limit) = shape.mem {
                     let mut ranges = ranges.clone();

@@ -5,18 +5,29 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::compat::CompatList;
+use super::layouts::Layouts;
+use crate::abi::{self, Plain};
+use crate::block::{self, BlockSet};
+use crate::compat::{Compat, CompatList, CompatVec};
 use crate::mem::{
     Bits, Folio, Frame, Frames, MemError, Memory, Order, PageRange, Pfn, PhysAddr, PhysRange, Ram, memory_of,
 };
 use crate::num::u64_of;
 use crate::radix::Tree;
 use crate::report::{Code, Fault};
+use crate::vmalloc::{self, Area};
 
 /// A component of the predecessor: something that writes a node of the handover.
 pub trait Preserve<M: Home> {
-    /// What the node is made of: its owner first, then the layouts that it uses.
+    /// What the node is made of in the newest version that can be written: its owner first, then the layouts that it
+    /// uses. Those stand here in the version that is written by default.
     fn compat(&self) -> CompatList<'static>;
+
+    /// Older versions that can be written too, for a successor that reads no newer one: [`Scope::version`] tells which
+    /// one it is to be. See [`Outgoing::write_for`](super::Outgoing::write_for).
+    fn older(&self) -> &'static [CompatList<'static>] {
+        &[]
+    }
 
     /// Whether a successor that does not understand the node may leave it.
     fn optional(&self) -> bool {
@@ -103,6 +114,9 @@ pub struct Scope<'a, M: Home> {
     pub(super) tree: &'a mut Tree,
     pub(super) owned: &'a mut Bits,
     pub(super) kept: Kept,
+    /// What the node is written as.
+    pub(super) made_of: &'a CompatVec<'static>,
+    pub(super) layouts: &'a Layouts,
     /// Frames that the scope hands out are of this home, so that only the scope can write or free them; the frames of
     /// the memory stay here.
     pub(super) home: u64,
@@ -120,6 +134,45 @@ pub(super) struct Kept {
 }
 
 impl<'a, M: Home> Scope<'a, M> {
+    /// The number of the version in which the node is to be written: that of [`Preserve::compat`], or of one of
+    /// [`Preserve::older`] that the successor reads.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.made_of.list().owner().version()
+    }
+
+    /// The version in which the node uses a layout; where its list does not say, `implied`.
+    fn used(&self, implied: Compat<'static>) -> Compat<'static> {
+        self.made_of.find(implied.name()).unwrap_or(implied)
+    }
+
+    /// Writes what describes the area, in the version that the node's list names.
+    ///
+    /// # Errors
+    /// As [`Area::store`].
+    pub fn area(&mut self, area: &Area) -> Result<vmalloc::Stored, Fault> {
+        let (version, layouts) = (self.used(abi::vmalloc::COMPAT), self.layouts);
+        layouts.vmalloc(version)?.store(version, area, self)
+    }
+
+    /// Copies bytes into new blocks of that order and describes them, in the version that the node's list names.
+    ///
+    /// # Errors
+    /// As [`vmalloc::store_bytes`].
+    pub fn area_of(&mut self, order: Order, bytes: &[u8]) -> Result<vmalloc::Stored, Fault> {
+        let (version, layouts) = (self.used(abi::vmalloc::COMPAT), self.layouts);
+        vmalloc::store_bytes_as(layouts.vmalloc(version)?, version, self, order, bytes)
+    }
+
+    /// Writes a block set, in the version that the node's list names.
+    ///
+    /// # Errors
+    /// As [`BlockSet::store`].
+    pub fn records<R: Plain>(&mut self, set: &BlockSet<R>) -> Result<block::Stored, Fault> {
+        let (version, layouts) = (self.used(abi::block::COMPAT), self.layouts);
+        set.store_as(layouts.block(version)?, version, self)
+    }
+
     /// Preserves a block that the user holds. Neighbouring blocks are not merged: each is restored as it was preserved.
     ///
     /// # Errors

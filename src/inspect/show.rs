@@ -175,12 +175,16 @@ impl<C: Check<Shared>> Check<Shared> for Show<C> {
         self.check.compat()
     }
 
+    fn older(&self) -> &'static [CompatList<'static>] {
+        self.check.older()
+    }
+
     fn names_itself(&self) -> bool {
         self.check.names_itself()
     }
 
-    fn mismatches(&self, list: CompatList<'_>) -> Vec<Fault> {
-        let Some(parts) = self.row.part else { return self.check.mismatches(list) };
+    fn mismatches(&self, list: CompatList<'_>, layouts: &[Reads<'static>]) -> Vec<Fault> {
+        let Some(parts) = self.row.part else { return self.check.mismatches(list, layouts) };
         let known = parts.iter().filter_map(|part| Some((part, list.find(part.name())?)));
         known.filter_map(|(part, found)| found.judge(&[Reads::only(*part)]).err().map(Fault::from)).collect()
     }

@@ -162,7 +162,7 @@ fn field<const N: usize>(item: &'static str, text: &[u8]) -> Result<[u8; N], Fau
 
 /// The address of the first block, 0 for no records.
 fn store<M: Home, R: Plain>(scope: &mut Scope<'_, M>, records: &BlockSet<R>) -> Result<u64, Fault> {
-    Ok(records.store(scope)?.first.get())
+    Ok(scope.records(records)?.first.get())
 }
 
 fn store_files<M: Home>(scope: &mut Scope<'_, M>, files: &[NewFile<'_>]) -> Result<u64, Fault> {

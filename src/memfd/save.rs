@@ -12,7 +12,6 @@ use crate::handover::{Blob, Home, Preserve, Scope};
 use crate::mem::{Folio, Frames as _, Geometry, Memory as _, Order};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
-use crate::vmalloc;
 
 /// A memfd to be authored: what the next kernel, or a successor, gets as a file.
 ///
@@ -134,7 +133,7 @@ pub(super) fn store<M: Home>(
 ) -> Result<Memfd, Fault> {
     let folios = match records {
         [] => zerocopy::FromZeros::new_zeroed(),
-        records => vmalloc::store_bytes(scope, Order::ZERO, records.as_bytes())?.descriptor,
+        records => scope.area_of(Order::ZERO, records.as_bytes())?.descriptor,
     };
     let nr_folios = u64_of(records.len()).into();
     Ok(Memfd { pos: pos.into(), size: size.into(), seals: seals.into(), flags: 0.into(), nr_folios, folios })

@@ -66,7 +66,7 @@ impl<M: Home> Preserve<M> for Array<'_> {
                 for frame in self.frames {
                     scope.preserve(frame)?;
                 }
-                area.store(scope)?.descriptor
+                scope.area(&area)?.descriptor
             }
         };
         let held = self

@@ -56,7 +56,7 @@ impl<M: crate::handover::Home, R: Plain> crate::handover::Preserve<M> for Record
     fn preserve(&self, scope: &mut crate::handover::Scope<'_, M>) -> Result<crate::handover::Blob, Fault> {
         let mut set = crate::block::BlockSet::new();
         set.append(self.records);
-        let stored = set.store(scope)?;
+        let stored = scope.records(&set)?;
         let table = abi::payload::Records {
             first: stored.first.get().into(),
             count: u64_of(self.records.len()).into(),

@@ -13,7 +13,6 @@ use crate::handover::{Blob, Home, Preserve, Scope};
 use crate::mem::{Frames as _, Memory as _, Order};
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
-use crate::vmalloc;
 
 /// Contents to be handed over as Linux's test module does: one folio for each, of the order that is given.
 ///
@@ -68,7 +67,7 @@ impl<M: Home> Preserve<M> for Payload<'_> {
             let word = frame.folio().addr(geometry).get() | u64::from(order.get());
             words.extend_from_slice(&word.to_le_bytes());
         }
-        let stored = vmalloc::store_bytes(scope, Order::ZERO, &words)?;
+        let stored = scope.area_of(Order::ZERO, &words)?;
         let count = u32::try_from(self.folios.len())
             .map_err(|_| Fault::new(Code::TooLarge).item(NR_FOLIOS).found(self.folios.len()))?;
         let mut fdt = Builder::new();

@@ -26,7 +26,8 @@ use core::iter;
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::abi::vmalloc::{ChunkHeader, Descriptor, FLAG_ALLOC, FLAGS};
+use crate::abi::vmalloc::{COMPAT, ChunkHeader, Descriptor, FLAG_ALLOC, FLAGS};
+use crate::compat::{Compat, Reads};
 use crate::mem::{Bits, Folio, Frame, Frames, Geometry, Memory, Order, Pfn, PhysAddr, chain};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
@@ -58,6 +59,57 @@ pub struct Loaded {
     pub area: Area,
     /// The pages of the chain, in its order: the metadata that came with it.
     pub chunks: Vec<Pfn>,
+}
+
+/// How areas stand in memory, in some versions. Others than [`V1`] are made known to a
+/// [`Registry`](crate::handover::Registry) and an [`Outgoing`](crate::handover::Outgoing) as a
+/// [`Layout`](crate::handover::Layout).
+pub trait Format {
+    /// The versions that it reads and writes.
+    fn versions(&self) -> Reads<'static>;
+
+    /// Copies and checks an area that somebody else wrote in the version `found`, one of [`Format::versions`]. `taken`
+    /// is as for [`Area::load`].
+    ///
+    /// # Errors
+    /// The first break.
+    fn load(
+        &self,
+        found: Compat<'_>,
+        memory: &dyn Memory,
+        descriptor: &Descriptor,
+        taken: &mut Bits,
+    ) -> Result<Loaded, Fault>;
+
+    /// Writes what describes the area in that version. On error nothing stays allocated.
+    ///
+    /// # Errors
+    /// What makes it impossible.
+    fn store(&self, version: Compat<'_>, area: &Area, frames: &mut dyn Frames) -> Result<Stored, Fault>;
+}
+
+/// `vmalloc-v1`, as Linux has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct V1;
+
+impl Format for V1 {
+    fn versions(&self) -> Reads<'static> {
+        Reads::only(COMPAT)
+    }
+
+    fn load(
+        &self,
+        _: Compat<'_>,
+        memory: &dyn Memory,
+        descriptor: &Descriptor,
+        taken: &mut Bits,
+    ) -> Result<Loaded, Fault> {
+        Area::load(memory, descriptor, taken)
+    }
+
+    fn store(&self, _: Compat<'_>, area: &Area, frames: &mut dyn Frames) -> Result<Stored, Fault> {
+        area.store(frames)
+    }
 }
 
 impl Area {
@@ -323,12 +375,26 @@ impl Stored {
     }
 }
 
-/// Copies bytes into new blocks of that order and describes them ([`FLAG_ALLOC`]): an array that Linux would have from
-/// `vmalloc`. The last block ends in zeros. On error nothing stays allocated.
+/// Copies bytes into new blocks of that order and describes them as [`V1`] does ([`FLAG_ALLOC`]): an array that Linux
+/// would have from `vmalloc`. The last block ends in zeros. On error nothing stays allocated.
 ///
 /// # Errors
 /// [`Code::Refused`] for no bytes, [`Code::TooLarge`] for more pages than fit 32 bits, and as [`Area::store`].
 pub fn store_bytes(frames: &mut dyn Frames, order: Order, bytes: &[u8]) -> Result<Stored, Fault> {
+    store_bytes_as(&V1, COMPAT, frames, order, bytes)
+}
+
+/// As [`store_bytes`], described in that version.
+///
+/// # Errors
+/// As [`store_bytes`] and [`Format::store`].
+pub fn store_bytes_as(
+    format: &dyn Format,
+    version: Compat<'_>,
+    frames: &mut dyn Frames,
+    order: Order,
+    bytes: &[u8],
+) -> Result<Stored, Fault> {
     let geometry = frames.geometry();
     let parts = bytes.chunks(usize_of(order.bytes(geometry)));
     let pages = u64_of(parts.len()).saturating_mul(order.pages());
@@ -340,7 +406,7 @@ pub fn store_bytes(frames: &mut dyn Frames, order: Order, bytes: &[u8]) -> Resul
     let stored = filled
         .map_err(Fault::from)
         .and_then(|()| Area::from_folios(order, FLAG_ALLOC, blocks.iter().map(Frame::folio)))
-        .and_then(|area| area.store(frames));
+        .and_then(|area| format.store(version, &area, frames));
     match stored {
         Ok(stored) => Ok(Stored { blocks, ..stored }),
         Err(fault) => {

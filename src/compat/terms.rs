@@ -1,0 +1,307 @@
+//! What two sides say before one of them leaves, and what comes of it.
+//!
+//! Both sides speak of the same things in the same way: nodes, each with the composites that are read (or can be
+//! written) there, and layouts that nodes use, each with its range of versions. [`negotiate`] holds an offer against
+//! what is accepted: for each node the newest version that both know, in the newest version of each layout that both
+//! know, or every reason why there is none.
+
+use alloc::borrow::ToOwned as _;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+
+use super::{Compat, CompatList, CompatVec, MadeOf, Reads};
+use crate::report::{Code, Fault};
+
+/// What a side reads or writes in one place: a node, or a layout that nodes use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    node: String,
+    made_of: String,
+    oldest: u32,
+    required: bool,
+}
+
+impl Term {
+    /// What is read or written as the node `node`; `required` when the handover must not be made without it.
+    #[must_use]
+    pub fn node(node: &str, made_of: MadeOf<'_>, required: bool) -> Self {
+        let made_of = MadeOf { oldest: made_of.owner().oldest(), ..made_of };
+        Term { node: node.to_owned(), made_of: made_of.newest.to_string(), oldest: made_of.oldest, required }
+    }
+
+    /// The versions of a layout that nodes use.
+    #[must_use]
+    pub fn layout(versions: Reads<'_>) -> Self {
+        Term {
+            node: String::new(),
+            made_of: versions.newest().to_string(),
+            oldest: versions.oldest(),
+            required: false,
+        }
+    }
+
+    /// As [`Term::node`], of a composite that somebody else wrote; a layout when `node` is empty.
+    ///
+    /// # Errors
+    /// As [`CompatVec::parse_text`]; [`Code::TooLarge`] when `oldest` is newer than the composite.
+    pub fn parse(node: &str, made_of: &str, oldest: u32, required: bool) -> Result<Self, Fault> {
+        let newest = CompatVec::parse_text(made_of).map_err(|fault| fault.item("made_of"))?.list().owner().version;
+        if oldest > newest {
+            let fault = Fault::new(Code::TooLarge).item("oldest").found(oldest);
+            return Err(fault.expected(format_args!("at most {newest}, the version of {}", made_of.escape_debug())));
+        }
+        Ok(Term { node: node.to_owned(), made_of: made_of.to_owned(), oldest, required })
+    }
+
+    /// The node; empty for a layout.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.node
+    }
+
+    /// The composite in its newest version, `my-cache-v2;vmalloc-v1`.
+    #[must_use]
+    pub fn made_of(&self) -> &str {
+        &self.made_of
+    }
+
+    /// The oldest version of the owner.
+    #[must_use]
+    pub const fn oldest(&self) -> u32 {
+        self.oldest
+    }
+
+    /// Whether the handover must not be made without it.
+    #[must_use]
+    pub const fn is_required(&self) -> bool {
+        self.required
+    }
+
+    /// The composite. A value of this type always has one.
+    pub(crate) fn list(&self) -> Option<CompatVec<'_>> {
+        CompatVec::parse_text(&self.made_of).ok()
+    }
+
+    fn versions(&self) -> Option<Reads<'_>> {
+        Some(Reads::since(self.oldest, Compat::parse(&self.made_of).ok()?))
+    }
+}
+
+/// All that a side reads, or all that it can write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    nodes: BTreeMap<String, Vec<Term>>,
+    layouts: Vec<Term>,
+}
+
+impl Terms {
+    /// Adds a term. Several of one node are several that are taken there.
+    pub fn add(&mut self, term: Term) {
+        if term.node.is_empty() {
+            self.layouts.push(term);
+        } else {
+            self.nodes.entry(term.node.clone()).or_default().push(term);
+        }
+    }
+
+    /// Those of nodes, by name, then those of layouts.
+    pub fn iter(&self) -> impl Iterator<Item = &Term> {
+        self.nodes.values().flatten().chain(&self.layouts)
+    }
+
+    /// The names of the nodes, ascending.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.nodes.keys().map(String::as_str)
+    }
+
+    /// Whether the handover must not be made without that node.
+    #[must_use]
+    pub fn requires(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|terms| terms.iter().any(|term| term.required))
+    }
+
+    /// The composites of that node, the required ones first.
+    pub(crate) fn lists(&self, node: &str) -> Vec<(CompatVec<'_>, u32)> {
+        let terms = self.nodes.get(node).into_iter().flatten();
+        terms.filter_map(|term| Some((term.list()?, term.oldest))).collect()
+    }
+
+    /// The versions of layouts.
+    #[must_use]
+    pub fn layouts(&self) -> Vec<Reads<'_>> {
+        self.layouts.iter().filter_map(Term::versions).collect()
+    }
+}
+
+impl Extend<Term> for Terms {
+    fn extend<I: IntoIterator<Item = Term>>(&mut self, terms: I) {
+        terms.into_iter().for_each(|term| self.add(term));
+    }
+}
+
+impl FromIterator<Term> for Terms {
+    fn from_iter<I: IntoIterator<Item = Term>>(terms: I) -> Self {
+        let mut all = Terms::default();
+        all.extend(terms);
+        all
+    }
+}
+
+/// What becomes of one node that is offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is written so: `my-cache-v1;vmalloc-v1`.
+    Write(String),
+    /// It is optional on both sides and is left out, for these reasons.
+    Drop(Vec<Fault>),
+    /// The handover must not be made, for these reasons.
+    Refuse(Vec<Fault>),
+}
+
+/// A node, and what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// Its name.
+    pub node: String,
+    /// What becomes of it.
+    pub outcome: Outcome,
+}
+
+/// What two sides agree on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Agreement {
+    /// Of each layout that both know the newest version that both know.
+    pub layouts: Vec<String>,
+    /// Every node that is offered or required, by name. Of one that is required and not offered the reason is
+    /// [`Code::ComponentMissing`].
+    pub nodes: Vec<Agreed>,
+}
+
+impl Agreement {
+    /// Whether the handover must not be made.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.nodes.iter().any(|agreed| matches!(agreed.outcome, Outcome::Refuse(_)))
+    }
+}
+
+/// Holds what one side can write against what the other one reads.
+///
+/// The same for the same input; and the versions agreed on are the same whichever side offers.
+///
+/// ```
+/// use kho::compat::{Compat, CompatList, MadeOf, Outcome, Term, Terms, negotiate};
+///
+/// const NEW: CompatList<'static> = CompatList::new(Compat::new("my-state", 3), &[]);
+/// let writes = Terms::from_iter([Term::node("state", MadeOf { newest: NEW, oldest: 1 }, true)]);
+/// let reads = Terms::from_iter([Term::parse("state", "my-state-v2", 2, true)?]);
+/// let agreement = negotiate(&writes, &reads);
+/// assert_eq!(agreement.nodes[0].outcome, Outcome::Write("my-state-v2".into()));
+/// # Ok::<(), kho::report::Fault>(())
+/// ```
+#[must_use]
+pub fn negotiate(offer: &Terms, accept: &Terms) -> Agreement {
+    let reads = accept.layouts();
+    let layouts = agree(&offer.layouts(), &reads);
+    let mut nodes: BTreeMap<&str, Outcome> = BTreeMap::new();
+    for node in offer.names() {
+        let (offers, takes) = (offer.lists(node), accept.lists(node));
+        let offers: Vec<_> = offers.iter().map(made_of).collect();
+        let takes: Vec<_> = takes.iter().map(made_of).collect();
+        let outcome = match settle(&offers, &takes, &Layouts { agreed: &layouts, reads: &reads }) {
+            Ok(made_of) => Outcome::Write(made_of.list().to_string()),
+            Err(why) if offer.requires(node) || accept.requires(node) => Outcome::Refuse(why),
+            Err(why) => Outcome::Drop(why),
+        };
+        nodes.insert(node, outcome);
+    }
+    for node in accept.names().filter(|node| accept.requires(node)) {
+        let expected = || accept.lists(node).first().map_or_else(String::new, |(list, _)| list.list().owner().to_string());
+        nodes.entry(node).or_insert_with(|| Outcome::Refuse(alloc::vec![missing(&expected())]));
+    }
+    Agreement {
+        layouts: layouts.iter().map(ToString::to_string).collect(),
+        nodes: nodes.into_iter().map(|(node, outcome)| Agreed { node: node.to_owned(), outcome }).collect(),
+    }
+}
+
+/// A node that the successor needs, and that is not there.
+pub(crate) fn missing(expected: &dyn core::fmt::Display) -> Fault {
+    Fault::new(Code::ComponentMissing).expected(expected)
+}
+
+pub(crate) fn made_of<'a>((list, oldest): &'a (CompatVec<'_>, u32)) -> MadeOf<'a> {
+    MadeOf { newest: list.list(), oldest: *oldest }
+}
+
+/// Of each layout that both sides know the newest version that both know.
+pub(crate) fn agree<'a>(writes: &[Reads<'a>], reads: &[Reads<'_>]) -> Vec<Compat<'a>> {
+    let mut agreed: Vec<Compat<'a>> = Vec::new();
+    for one in writes {
+        let others = reads.iter().filter(|other| other.newest().name() == one.newest().name());
+        let Some(version) = others.filter_map(|other| common(one, other)).max() else { continue };
+        match agreed.iter_mut().find(|layout| layout.name() == one.newest().name()) {
+            Some(layout) if layout.version() >= version => {}
+            Some(layout) => *layout = one.newest().in_version(version),
+            None => agreed.push(one.newest().in_version(version)),
+        }
+    }
+    agreed
+}
+
+/// The newest version in both ranges.
+fn common(one: &Reads<'_>, other: &Reads<'_>) -> Option<u32> {
+    let newest = one.newest().version().min(other.newest().version());
+    (newest >= one.oldest().max(other.oldest())).then_some(newest)
+}
+
+/// The layouts between two sides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layouts<'a> {
+    /// What the writer uses, where the reader names the layout.
+    pub(crate) agreed: &'a [Compat<'a>],
+    /// What the reader takes.
+    pub(crate) reads: &'a [Reads<'a>],
+}
+
+/// The newest version of a node that both sides know, with every layout that it uses; or why there is none.
+pub(crate) fn settle<'a>(
+    offers: &[MadeOf<'a>],
+    takes: &[MadeOf<'_>],
+    layouts: &Layouts<'_>,
+) -> Result<CompatVec<'a>, Vec<Fault>> {
+    let mut best: Option<(u32, CompatVec<'a>)> = None;
+    for offer in offers {
+        for take in takes.iter().filter(|take| take.owner().newest().name() == offer.owner().newest().name()) {
+            let Some(version) = common(&offer.owner(), &take.owner()) else { continue };
+            if best.as_ref().is_some_and(|(newest, _)| *newest >= version) {
+                continue;
+            }
+            let made_of = offer.newest.written_in(version, layouts.agreed);
+            if made_of.list().refused(&[*take], layouts.reads).is_empty() {
+                best = Some((version, made_of));
+            }
+        }
+    }
+    if let Some((_, made_of)) = best {
+        return Ok(made_of);
+    }
+    let newest = offers.iter().max_by_key(|offer| offer.newest.owner().version);
+    let why = newest.map(|newest| {
+        let made_of = newest.newest.written_in(newest.newest.owner().version, layouts.agreed);
+        made_of.list().refused(takes, layouts.reads).into_iter().map(Fault::from).collect()
+    });
+    Err(why.unwrap_or_default())
+}
+
+impl<'a> CompatList<'a> {
+    /// The same composite in another version of its owner, and in these versions of the layouts that it uses.
+    pub(crate) fn written_in(self, version: u32, layouts: &[Compat<'_>]) -> CompatVec<'a> {
+        let uses = self.uses().iter().map(|entry| {
+            let agreed = layouts.iter().find(|layout| layout.name() == entry.name());
+            agreed.map_or(*entry, |layout| entry.in_version(layout.version()))
+        });
+        CompatVec::of(self.owner().in_version(version), uses.collect())
+    }
+}
