@@ -52,6 +52,7 @@
 //! | [`fdt`] | device trees: a validating reader, a writer, a printer of source |
 //! | [`mem`] | addresses, memory, frames; arenas, images, mappings |
 //! | [`radix`], [`vmalloc`], [`block`] | which pages are preserved; scattered pages as one array; records in linked pages |
+//! | [`manifest`](mod@manifest) | what a program reads and writes, in its own file |
 //! | [`handover`] | the core: outgoing, incoming, plan, accepted, restored |
 //! | [`memfd`], [`selftest`], [`luo`], [`memblock`], [`metadata`] | what Linux knows |
 //! | `linux` | how the next kernel is told of a handover that was made for it |
@@ -117,6 +118,7 @@ pub mod linux;
 pub mod liveupdate;
 pub mod lock;
 pub mod luo;
+pub mod manifest;
 pub mod mem;
 pub mod memblock;
 pub mod memfd;

@@ -14,6 +14,16 @@ pub(crate) const fn usize_of(n: u64) -> usize {
     n as usize
 }
 
+/// The low bits of a length, for who has checked that there are no others.
+pub(crate) const fn low_u16(n: usize) -> u16 {
+    n as u16
+}
+
+/// As [`low_u16`].
+pub(crate) const fn low_u32(n: usize) -> u32 {
+    n as u32
+}
+
 /// A small count as an index.
 pub(crate) const fn index_of(n: u32) -> usize {
     n as usize

@@ -20,6 +20,7 @@ pub mod kho;
 pub mod kho_test;
 pub mod liveupdate;
 pub mod luo;
+pub mod manifest;
 pub mod memblock;
 pub mod memfd;
 pub mod payload;
@@ -48,6 +49,10 @@ pub const LAYOUTS: &[&Layout] = &[
     luo::File::LAYOUT,
     luo::FlbHeader::LAYOUT,
     luo::Flb::LAYOUT,
+    manifest::NoteHeader::LAYOUT,
+    manifest::Header::LAYOUT,
+    manifest::Entry::LAYOUT,
+    manifest::VersionsHeader::LAYOUT,
     memfd::Memfd::LAYOUT,
     memfd::Folio::LAYOUT,
     payload::Records::LAYOUT,

@@ -124,12 +124,7 @@ impl<R: Plain> BlockSet<R> {
     ///
     /// # Errors
     /// As [`Format::store`].
-    pub fn store_as(
-        &self,
-        format: &dyn Format,
-        version: Compat<'_>,
-        frames: &mut dyn Frames,
-    ) -> Result<Stored, Fault> {
+    pub fn store_as(&self, format: &dyn Format, version: Compat<'_>, frames: &mut dyn Frames) -> Result<Stored, Fault> {
         format.store(version, Record::of::<R>(), self.records.as_bytes(), frames)
     }
 }
@@ -263,13 +258,7 @@ impl Format for V1 {
         (chain.into_pages(), walked)
     }
 
-    fn store(
-        &self,
-        _: Compat<'_>,
-        record: Record,
-        bytes: &[u8],
-        frames: &mut dyn Frames,
-    ) -> Result<Stored, Fault> {
+    fn store(&self, _: Compat<'_>, record: Record, bytes: &[u8], frames: &mut dyn Frames) -> Result<Stored, Fault> {
         let geometry = frames.geometry();
         let size = room(geometry, record)?.saturating_mul(record.bytes);
         let parts = bytes.chunks(usize_of(size));

@@ -82,6 +82,22 @@ impl<'a> CompatList<'a> {
         self.uses
     }
 
+    /// Whether it uses the same, in the same versions and spelling.
+    pub(crate) const fn uses_as(&self, other: &Self) -> bool {
+        let (mut these, mut those) = (self.uses, other.uses);
+        loop {
+            match (these, those) {
+                ([this, more @ ..], [that, rest @ ..]) => {
+                    if !matches!(this.printed().compare(that.printed()), Ordering::Equal) {
+                        return false;
+                    }
+                    (these, those) = (more, rest);
+                }
+                _ => return these.is_empty() && those.is_empty(),
+            }
+        }
+    }
+
     /// Every entry, the owner first.
     pub fn iter(&self) -> impl Iterator<Item = Compat<'a>> + use<'a> {
         core::iter::once(self.owner).chain(self.uses.iter().copied())
@@ -116,12 +132,12 @@ impl fmt::Display for CompatList<'_> {
 
 /// Whether `next` may follow: one set of rules for the compiler and for what is read.
 const fn refusal<'a>(owner: &Compat<'a>, uses: &[Compat<'a>], next: &Compat<'a>) -> Option<Refusal<'a>> {
-    if owner.same_name(next) {
+    if owner.has_name_of(next) {
         return Some(Refusal { earlier: *owner, rule: "the owner only once, in front of what it uses" });
     }
     let mut rest = uses;
     while let [earlier, more @ ..] = rest {
-        if earlier.same_name(next) {
+        if earlier.has_name_of(next) {
             return Some(Refusal { earlier: *earlier, rule: "each component only once" });
         }
         rest = more;

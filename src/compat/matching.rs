@@ -191,6 +191,32 @@ impl<'a> MadeOf<'a> {
     }
 }
 
+impl<'a> MadeOf<'a> {
+    /// The first range of these composites, the newest of which is the first, and what is behind it: versions that
+    /// follow each other and use the same are one range.
+    pub(crate) const fn first_of<'l>(lists: &'l [CompatList<'a>]) -> Option<(MadeOf<'a>, &'l [CompatList<'a>])> {
+        let [newest, rest @ ..] = lists else { return None };
+        let (mut oldest, mut rest) = (newest.owner().version, rest);
+        while let [next, more @ ..] = rest {
+            if next.owner().version != oldest.saturating_sub(1) || !next.uses_as(newest) {
+                break;
+            }
+            (oldest, rest) = (next.owner().version, more);
+        }
+        Some((MadeOf { newest: *newest, oldest }, rest))
+    }
+
+    /// All ranges of these composites.
+    pub(crate) fn all_of(mut lists: &[CompatList<'a>]) -> Vec<MadeOf<'a>> {
+        let mut ranges = Vec::new();
+        while let Some((range, rest)) = MadeOf::first_of(lists) {
+            ranges.push(range);
+            lists = rest;
+        }
+        ranges
+    }
+}
+
 impl<'a> From<CompatList<'a>> for MadeOf<'a> {
     fn from(newest: CompatList<'a>) -> Self {
         MadeOf { newest, oldest: newest.owner().version }

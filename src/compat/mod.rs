@@ -183,7 +183,7 @@ impl<'a> Compat<'a> {
     }
 
     /// The bytes of the printed string, also for a `const`.
-    const fn printed(&self) -> Printed<'a> {
+    pub(crate) const fn printed(&self) -> Printed<'a> {
         let divisor = match self.version.checked_ilog10() {
             Some(digits) => 10_u32.saturating_pow(digits),
             None => 1,
@@ -192,7 +192,8 @@ impl<'a> Compat<'a> {
         Printed { name: self.name.as_bytes(), mark, version: self.version, divisor }
     }
 
-    const fn same_name(&self, other: &Self) -> bool {
+    /// Whether it is the same component, in whatever version.
+    pub(crate) const fn has_name_of(&self, other: &Self) -> bool {
         let (mut a, mut b) = (self.name.as_bytes(), other.name.as_bytes());
         loop {
             match (a, b) {
@@ -256,7 +257,7 @@ const fn is_name(mut name: &[u8]) -> bool {
 
 /// The bytes of a printed [`Compat`], one by one: an iterator that a `const fn` can use too.
 #[derive(Clone, Copy)]
-struct Printed<'a> {
+pub(crate) struct Printed<'a> {
     name: &'a [u8],
     mark: &'static [u8],
     version: u32,
@@ -265,7 +266,7 @@ struct Printed<'a> {
 }
 
 impl Printed<'_> {
-    const fn step(&mut self) -> Option<u8> {
+    pub(crate) const fn step(&mut self) -> Option<u8> {
         if let [byte, rest @ ..] = self.name {
             self.name = rest;
             return Some(*byte);

@@ -33,12 +33,7 @@ impl Term {
     /// The versions of a layout that nodes use.
     #[must_use]
     pub fn layout(versions: Reads<'_>) -> Self {
-        Term {
-            node: String::new(),
-            made_of: versions.newest().to_string(),
-            oldest: versions.oldest(),
-            required: false,
-        }
+        Term { node: String::new(), made_of: versions.newest().to_string(), oldest: versions.oldest(), required: false }
     }
 
     /// As [`Term::node`], of a composite that somebody else wrote; a layout when `node` is empty.
@@ -217,7 +212,8 @@ pub fn negotiate(offer: &Terms, accept: &Terms) -> Agreement {
         nodes.insert(node, outcome);
     }
     for node in accept.names().filter(|node| accept.requires(node)) {
-        let expected = || accept.lists(node).first().map_or_else(String::new, |(list, _)| list.list().owner().to_string());
+        let expected =
+            || accept.lists(node).first().map_or_else(String::new, |(list, _)| list.list().owner().to_string());
         nodes.entry(node).or_insert_with(|| Outcome::Refuse(alloc::vec![missing(&expected())]));
     }
     Agreement {

@@ -114,9 +114,9 @@ mod unsteady;
 pub use accepted::{Accepted, Failed};
 #[cfg(feature = "write")]
 pub use finished::{Finished, Unfinished};
+pub use forecast::{Forecast, Foretold};
 #[cfg(feature = "std")]
 pub(crate) use incoming::read_root;
-pub use forecast::{Forecast, Foretold};
 pub use incoming::{Incoming, Restored};
 pub use layouts::Layout;
 pub use node::Node;

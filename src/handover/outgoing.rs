@@ -10,7 +10,8 @@ use super::linux::{Linux, known_to_linux};
 use super::registry::takes;
 use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
 use super::successor::Successor;
-use crate::compat::{CompatList, CompatVec, Terms};
+use crate::compat::{CompatList, CompatVec, Term, Terms};
+use crate::manifest::Manifest;
 use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
 use crate::radix::Tree;
 use crate::report::{Code, Fault};
@@ -57,6 +58,8 @@ pub struct Outgoing<M: Home> {
     pub(super) layouts: Layouts,
     /// Who will read it, where that is known.
     successor: Option<Successor>,
+    /// What the program says that it writes.
+    declared: Option<Terms>,
 }
 
 impl<M: Home> core::fmt::Debug for Outgoing<M> {
@@ -79,7 +82,15 @@ impl<M: Home> Outgoing<M> {
             linux: None,
             layouts: Layouts::default(),
             successor: None,
+            declared: None,
         }
+    }
+
+    /// As [`Outgoing::new`], of a program with a manifest: what it does not declare, or not so, is refused with
+    /// [`Code::ManifestDisagrees`] when it is preserved.
+    #[must_use]
+    pub fn of(memory: M, manifest: &'static Manifest) -> Self {
+        Outgoing { declared: Some(manifest.writes()), ..Outgoing::new(memory) }
     }
 
     /// Makes a layout known in further versions: see [`Registry::add_layout`](super::Registry::add_layout). What is
@@ -167,6 +178,12 @@ impl<M: Home> Outgoing<M> {
         }
         let offers = takes(component.compat(), component.older());
         let optional = component.optional();
+        if let Some(declared) = &self.declared {
+            let of_node = |terms: &mut dyn Iterator<Item = Term>| terms.filter(|term| term.name() == name).collect();
+            let says: Terms = of_node(&mut declared.iter().cloned());
+            let does: Terms = of_node(&mut offers.iter().map(|made_of| Term::node(name, *made_of, !optional)));
+            Manifest::check(&says, &does)?;
+        }
         let made_of = match &mut self.successor {
             None => component.compat().written_in(component.compat().owner().version(), &[]),
             Some(successor) => match successor.settle(name, &offers, optional)? {

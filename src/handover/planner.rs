@@ -13,6 +13,7 @@ use crate::abi;
 use crate::abi::kho;
 use crate::compat::{Compat, CompatVec, Reads, missing};
 use crate::fdt::{self, Fdt, Property};
+use crate::manifest::Manifest;
 use crate::mem::{Bits, Geometry, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::radix::{self, Tree};
 use crate::report::{Class, Code, Fault, Findings};
@@ -58,6 +59,11 @@ impl<M: Memory + 'static> Planner<'_, M> {
     /// Checks everything. An error here means that nothing further can be known; what is wrong in one node is added to
     /// the findings and the next node is looked at.
     pub(super) fn root(&mut self, owners: &mut Owners) -> Result<radix::Loaded, Fault> {
+        if let Some(manifest) = self.registry.manifest
+            && let Err(fault) = Manifest::check(&manifest.reads(), &self.registry.terms())
+        {
+            self.findings.add("/", fault);
+        }
         let memory = &self.incoming.memory;
         let bytes = read_root(memory, self.incoming.root)?;
         let fdt = Fdt::parse(&bytes).map_err(|fault| fault.address(self.incoming.root.get()))?;
@@ -368,7 +374,8 @@ pub(super) fn match_root(value: &[u8], layouts: &[Reads<'_>]) -> Result<(), Faul
 pub(super) fn match_parts(value: &[u8], layouts: &[Reads<'_>]) -> Result<(), Fault> {
     let tree = abi::radix::COMPAT.name();
     let list = value.split(|&byte| byte == 0).filter_map(|text| Compat::parse(text).ok());
-    let mut judged = list.filter(|compat| compat.name() == tree).map(|compat| compat.judge(layouts).map_err(Fault::from));
+    let mut judged =
+        list.filter(|compat| compat.name() == tree).map(|compat| compat.judge(layouts).map_err(Fault::from));
     judged.try_for_each(|judged| judged)
 }
 

@@ -11,6 +11,7 @@ use core::marker::PhantomData;
 use super::layouts::{Layout, Layouts};
 use super::node::Node;
 use crate::compat::{CompatList, MadeOf, Reads, Term, Terms};
+use crate::manifest::Manifest;
 use crate::mem::{Memory, fresh_home};
 use crate::report::Fault;
 
@@ -51,7 +52,8 @@ pub trait Check<M: Memory> {
 
 /// The composites that a component reads or writes.
 pub(super) fn takes(compat: CompatList<'static>, older: &'static [CompatList<'static>]) -> Vec<MadeOf<'static>> {
-    core::iter::once(compat).chain(older.iter().copied()).map(MadeOf::from).collect()
+    let lists: Vec<_> = core::iter::once(compat).chain(older.iter().copied()).collect();
+    MadeOf::all_of(&lists)
 }
 
 /// Restores a node: [`Component::prepare`] may fail and is undone by dropping its result; [`Component::commit`] cannot
@@ -160,6 +162,8 @@ pub struct Registry<M> {
     names: BTreeMap<String, usize>,
     pub(super) strangers: Strangers,
     pub(super) layouts: Layouts,
+    /// What the program says of itself.
+    pub(super) manifest: Option<&'static Manifest>,
     /// A number that no other registry has, so that a handle cannot take what another registry restored.
     pub(super) home: u64,
 }
@@ -187,6 +191,7 @@ impl<M> Default for Registry<M> {
             names: BTreeMap::new(),
             strangers: Strangers::Refuse,
             layouts: Layouts::default(),
+            manifest: None,
             home: fresh_home(),
         }
     }
@@ -197,6 +202,37 @@ impl<M: Memory + 'static> Registry<M> {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A registry that is to understand what the program's manifest says that it reads, no less and no more: every plan
+    /// refuses with [`Code::ManifestDisagrees`](crate::report::Code::ManifestDisagrees) until it does.
+    ///
+    /// ```
+    /// # #[cfg(feature = "write")] {
+    /// use kho::compat::{Compat, CompatList};
+    /// use kho::handover::Registry;
+    /// use kho::payload::BytesNode;
+    /// # use kho::handover::{Incoming, Outgoing};
+    /// # use kho::mem::{Geometry, PageRange, Pfn, Ram};
+    ///
+    /// const STATE: CompatList<'static> = CompatList::new(Compat::new("my-state", 1), &[]);
+    /// kho::manifest! {
+    ///     static MANIFEST = [both("state", &[STATE])];
+    /// }
+    /// let mut registry = Registry::of(&MANIFEST);
+    /// registry.read_optional("state", BytesNode { made_of: STATE, limit: 4096 });
+    /// # let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+    /// # let (memory, root) = Outgoing::new(ram).finish()?.into_parts();
+    /// # let incoming = Incoming::new(memory, root.start());
+    /// let plan = incoming.plan(&registry);
+    /// let says = "error: /: manifest-disagrees: /state: found my-state-v1 (from v1, optional),     ///             expected my-state-v1 (from v1), as the manifest says";
+    /// assert_eq!(plan.findings().kept()[0].to_string(), says);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn of(manifest: &'static Manifest) -> Self {
+        Registry { manifest: Some(manifest), ..Self::default() }
     }
 
     /// A registry for those who look and restore nothing: a node that nobody understands is no error.

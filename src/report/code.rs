@@ -132,6 +132,7 @@ codes! {
     ComponentMissing = "component-missing", Mismatch, Error, "a component that the successor needs is not in the handover";
     ComponentUnlisted = "component-unlisted", Mismatch, Error, "a layout that the data uses is not in the node's list, or the other way round";
     RecordSize = "record-size", Mismatch, Error, "records of another size than those of this reader";
+    ManifestDisagrees = "manifest-disagrees", Mismatch, Error, "a component that is not what the program's manifest says of it";
 
     // Radix tree.
     RadixKey = "radix-key", Corrupt, Error, "a bit of the tree that stands for no page and order";

@@ -17,6 +17,8 @@ use rustix::time::ClockId;
 use super::parcel::COMPAT;
 use super::socket::SendError;
 use super::{Cargo, socket, sys};
+use crate::handover::Forecast;
+use crate::manifest::Found;
 use crate::num::u64_of;
 use crate::report::Fault;
 
@@ -64,6 +66,18 @@ pub enum ExecError {
         /// The text.
         text: String,
     },
+    /// The program says that it would refuse the handover: see [`Program::manifest`].
+    #[error("the program would refuse the handover:\n{0}")]
+    Refused(Forecast),
+    /// The program says nothing of what it reads, and [`Program::only_if_told`] asks for it.
+    #[error("the program does not say what it reads: {why}")]
+    Untold {
+        /// Why it does not.
+        why: String,
+    },
+    /// The program's manifest is broken.
+    #[error("the program's manifest cannot be read: {0}")]
+    Manifest(#[source] Fault),
     /// Two files under one token.
     #[error("two files under token {token:#x}")]
     TokenDuplicate {
@@ -148,8 +162,20 @@ impl From<SendError> for ExecError {
 #[derive(Debug)]
 pub struct Program {
     pub(super) file: OwnedFd,
+    pub(super) ask: Ask,
     pub(super) argv: Vec<OsString>,
     env: BTreeMap<OsString, Option<OsString>>,
+}
+
+/// What a program is asked before this process leaves for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// Nothing.
+    Nothing,
+    /// Whether it would refuse.
+    Refusal,
+    /// Whether it would accept.
+    Consent,
 }
 
 impl Program {
@@ -178,9 +204,33 @@ impl Program {
     }
 
     pub(super) fn from_parts(file: OwnedFd, argv: Vec<OsString>) -> Result<Program, ExecError> {
-        let program = Program { file, argv, env: BTreeMap::new() };
+        let program = Program { file, ask: Ask::Refusal, argv, env: BTreeMap::new() };
         program.check()?;
         Ok(program)
+    }
+
+    /// What the program says that it reads and writes, from its file; none when it says nothing.
+    ///
+    /// [`Outgoing::write_for`](crate::handover::Outgoing::write_for) writes what it reads, and
+    /// [`Finished::exec`](crate::handover::Finished::exec) stays where it would refuse.
+    ///
+    /// # Errors
+    /// As [`Found::of_file`].
+    pub fn manifest(&self) -> Result<Option<Found>, Fault> {
+        Found::of_file(&self.file)
+    }
+
+    /// Leaves for this program without asking whether it would refuse: what it does then is for it to say.
+    #[must_use]
+    pub fn unasked(self) -> Self {
+        Program { ask: Ask::Nothing, ..self }
+    }
+
+    /// Leaves for this program only if it says what it reads, and that is what it gets. Else a program without a
+    /// manifest, or with one from the future, is left for: its own plan refuses what it does not understand.
+    #[must_use]
+    pub fn only_if_told(self) -> Self {
+        Program { ask: Ask::Consent, ..self }
     }
 
     /// Sets the name of the program, `argv[0]`.

@@ -3,16 +3,17 @@
 use std::os::fd::BorrowedFd;
 
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use rustix::io::FdFlags;
 
+use super::exec::Ask;
 use super::{Bundle, Cargo, ExecError, Parcel, Program, Ticket, arrive};
 use crate::files::{Beside as _, Files};
-use crate::handover::{Finished, Incoming, Unfinished};
+use crate::handover::{Finished, Incoming, Unfinished, Verdict};
 use crate::mem::{Arena, PhysAddr};
-use crate::report::{Code, Fault};
+use crate::report::{Class, Code, Fault};
 
 /// The program was not replaced: why, and the handover as it was.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,9 @@ impl Finished<Bundle> {
     /// Replaces this process by `program`, which finds the handover with [`Arrival::take`]. With a `ticket`, a successor
     /// that refuses can come back.
     ///
+    /// The program is asked first, by what its file says ([`Program::manifest`]): this process stays when it would refuse
+    /// ([`ExecError::Refused`]). [`Program::only_if_told`] and [`Program::unasked`] ask for more, or nothing.
+    ///
     /// All other threads end, without unwinding; destructors do not run.
     ///
     /// # Errors
@@ -35,6 +39,9 @@ impl Finished<Bundle> {
     /// signals, environment, mappings.
     #[must_use]
     pub fn exec(self, program: &Program, ticket: Option<&Ticket>) -> Stayed {
+        if let Err(error) = self.ask(program) {
+            return Stayed { error, finished: self };
+        }
         let error = {
             let bundle = self.memory();
             let mut cargo = Cargo::new(bundle.arena().nonce(), bundle.arena().fd());
@@ -47,6 +54,26 @@ impl Finished<Bundle> {
             cargo.exec(program)
         };
         Stayed { error, finished: self }
+    }
+
+    fn ask(&self, program: &Program) -> Result<(), ExecError> {
+        let untold = |why: &str| match program.ask {
+            Ask::Consent => Err(ExecError::Untold { why: why.into() }),
+            _ => Ok(()),
+        };
+        if program.ask == Ask::Nothing {
+            return Ok(());
+        }
+        match program.manifest() {
+            Ok(None) => untold("it has no manifest"),
+            Ok(Some(found)) => {
+                let forecast = self.forecast(&found.reads).map_err(ExecError::Manifest)?;
+                if forecast.verdict() == Verdict::Refused { Err(ExecError::Refused(forecast)) } else { Ok(()) }
+            }
+            // A successor from the future says at its own door what it does not take.
+            Err(fault) if fault.code().class() == Class::Mismatch => untold(&fault.to_string()),
+            Err(fault) => Err(ExecError::Manifest(fault)),
+        }
     }
 }
 

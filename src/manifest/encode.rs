@@ -1,0 +1,204 @@
+//! A manifest as bytes, made by the compiler.
+
+use super::{Entry, LAYOUTS, What};
+use crate::abi;
+use crate::abi::manifest::{
+    COMPAT, KIND_LAYOUT, KIND_NODE, NAME, READS, TYPE, VERSIONS_ENTRY, VERSIONS_MAGIC, VERSIONS_VERSION, WRITES,
+};
+use crate::compat::{Compat, CompatList, MadeOf, Reads};
+use crate::num::{low_u16, low_u32};
+
+/// Bytes of a section, aligned as notes are.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(4))]
+pub struct Bytes<const N: usize>([u8; N]);
+
+impl<const N: usize> Bytes<N> {
+    /// The bytes.
+    #[must_use]
+    pub const fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+const HEADER: usize = size_of::<abi::manifest::Header>();
+const ENTRY: usize = size_of::<abi::manifest::Entry>();
+/// Header and name of the note.
+const NOTE: usize = size_of::<abi::manifest::NoteHeader>() + NAME.len();
+
+/// Counts bytes, and writes them where there is room.
+struct Out<'a> {
+    rest: &'a mut [u8],
+    len: usize,
+}
+
+impl<'a> Out<'a> {
+    const fn byte(self, byte: u8) -> Out<'a> {
+        let len = self.len.saturating_add(1);
+        match self.rest {
+            [here, rest @ ..] => {
+                *here = byte;
+                Out { rest, len }
+            }
+            [] => Out { rest: &mut [], len },
+        }
+    }
+
+    const fn bytes(mut self, mut bytes: &[u8]) -> Out<'a> {
+        while let [byte, rest @ ..] = bytes {
+            self = self.byte(*byte);
+            bytes = rest;
+        }
+        self
+    }
+
+    const fn u16(self, number: u16) -> Out<'a> {
+        self.bytes(&number.to_le_bytes())
+    }
+
+    const fn u32(self, number: u32) -> Out<'a> {
+        self.bytes(&number.to_le_bytes())
+    }
+
+    const fn compat(mut self, compat: Compat<'_>) -> Out<'a> {
+        let mut printed = compat.printed();
+        while let Some(byte) = printed.step() {
+            self = self.byte(byte);
+        }
+        self
+    }
+
+    const fn made_of(self, list: CompatList<'_>) -> Out<'a> {
+        let mut out = self.compat(list.owner());
+        let mut uses = list.uses();
+        while let [compat, more @ ..] = uses {
+            out = out.byte(b';').compat(*compat);
+            uses = more;
+        }
+        out
+    }
+
+    /// Zeros up to a multiple.
+    const fn pad(mut self, multiple: usize) -> Out<'a> {
+        while !self.len.is_multiple_of(multiple) {
+            self = self.byte(0);
+        }
+        self
+    }
+
+    const fn entry(self, kind: u16, flags: u16, oldest: u32, node: &str, made_of: CompatList<'_>) -> Out<'a> {
+        let text = made_of_size(made_of);
+        let size = ENTRY.saturating_add(node.len()).saturating_add(text).next_multiple_of(4);
+        self.u32(low_u32(size))
+            .u16(kind)
+            .u16(flags)
+            .u32(oldest)
+            .u16(low_u16(node.len()))
+            .u16(low_u16(text))
+            .bytes(node.as_bytes())
+            .made_of(made_of)
+            .pad(4)
+    }
+
+    const fn layout(self, versions: Reads<'_>, flags: u16) -> Out<'a> {
+        self.entry(KIND_LAYOUT, flags, versions.oldest(), "", CompatList::new(versions.newest(), &[]))
+    }
+}
+
+const fn made_of_size(list: CompatList<'_>) -> usize {
+    let counted = Out { rest: &mut [], len: 0 };
+    let size = counted.made_of(list).len;
+    assert!(size <= 0xffff, "a composite has at most 65535 bytes");
+    size
+}
+
+/// Everything of the description behind its header, and how many entries that is.
+const fn body<'a>(mut out: Out<'a>, entries: &[Entry]) -> (Out<'a>, u32) {
+    let mut count: u32 = 0;
+    let mut layouts = LAYOUTS;
+    while let [versions, more @ ..] = layouts {
+        out = out.layout(*versions, READS | WRITES);
+        count = count.saturating_add(1);
+        layouts = more;
+    }
+    let mut rest = entries;
+    while let [entry, more @ ..] = rest {
+        match entry.what {
+            What::Layout(versions) => {
+                out = out.layout(versions, entry.flags);
+                count = count.saturating_add(1);
+            }
+            What::Node(node, mut lists) => {
+                while let Some((made_of, more)) = MadeOf::first_of(lists) {
+                    out = out.entry(KIND_NODE, entry.flags, made_of.oldest, node, made_of.newest);
+                    count = count.saturating_add(1);
+                    lists = more;
+                }
+            }
+        }
+        rest = more;
+    }
+    (out, count)
+}
+
+/// Bytes of the note.
+#[doc(hidden)]
+#[must_use]
+pub const fn note_size(entries: &[Entry]) -> usize {
+    let (body, _) = body(Out { rest: &mut [], len: 0 }, entries);
+    NOTE.saturating_add(HEADER).saturating_add(body.len)
+}
+
+/// The note.
+#[doc(hidden)]
+#[must_use]
+pub const fn note<const N: usize>(entries: &[Entry]) -> Bytes<N> {
+    let (_, count) = body(Out { rest: &mut [], len: 0 }, entries);
+    let mut bytes = [0; N];
+    let out = Out { rest: &mut bytes, len: 0 };
+    let out = out.u32(low_u32(NAME.len())).u32(low_u32(N.saturating_sub(NOTE))).u32(TYPE).bytes(&NAME);
+    let out = out.u32(COMPAT.version()).u32(low_u32(HEADER)).u32(count);
+    let (out, _) = body(out, entries);
+    assert!(out.rest.is_empty() && out.len == N, "note_size says how long it is");
+    Bytes(bytes)
+}
+
+/// Everything behind the header of the table.
+const fn table<'a>(mut out: Out<'a>, entries: &[Entry]) -> Out<'a> {
+    let mut rest = entries;
+    while let [entry, more @ ..] = rest {
+        if let What::Node(_, mut lists) = entry.what
+            && entry.has(READS)
+        {
+            while let [list, more @ ..] = lists {
+                // With its header the table stays a multiple of 8; each field is padded by itself.
+                let end = out.len.saturating_add(VERSIONS_ENTRY);
+                out = out.compat(list.owner());
+                while out.len < end {
+                    out = out.byte(0);
+                }
+                lists = more;
+            }
+        }
+        rest = more;
+    }
+    out
+}
+
+/// Bytes of the table of versions.
+#[doc(hidden)]
+#[must_use]
+pub const fn versions_size(entries: &[Entry]) -> usize {
+    table(Out { rest: &mut [], len: size_of::<abi::manifest::VersionsHeader>() }, entries).len
+}
+
+/// The table of versions.
+#[doc(hidden)]
+#[must_use]
+pub const fn versions<const N: usize>(entries: &[Entry]) -> Bytes<N> {
+    let mut bytes = [0; N];
+    let out = Out { rest: &mut bytes, len: 0 };
+    let out = table(out.u32(VERSIONS_MAGIC).u32(VERSIONS_VERSION), entries);
+    assert!(out.rest.is_empty() && out.len == N, "versions_size says how long it is");
+    Bytes(bytes)
+}

@@ -1,0 +1,138 @@
+//! The manifest in a program's file.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
+use object::{Endianness, ReadCache, elf};
+
+use super::{Found, LIMIT, table};
+use crate::abi::manifest::{NAME, SECTION, TYPE, VERSIONS_SECTION};
+use crate::num::u64_of;
+use crate::report::{Code, Fault};
+
+type Header = elf::FileHeader64<Endianness>;
+type Cache<'f> = ReadCache<Positioned<'f>>;
+
+fn bad(error: object::Error) -> Fault {
+    Fault::new(Code::Truncated).item("ELF").found(error).expected("a whole ELF file")
+}
+
+impl Found {
+    /// Reads the manifest of a program from its file, without running it: by its program headers, or where it is no
+    /// program yet (an object file) by its sections. None when the program has none. Of the file only headers and notes
+    /// are read.
+    ///
+    /// ```
+    /// use kho::manifest::Found;
+    /// // This test has no manifest.
+    /// let file = std::fs::File::open("/proc/self/exe").unwrap();
+    /// assert_eq!(Found::of_file(&file)?, None);
+    /// # Ok::<(), kho::report::Fault>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Code::Io`]; [`Code::Magic`] when it is no 64-bit ELF file; [`Code::Truncated`] when it is cut;
+    /// [`Code::ForeignEndian`]; those of [`Found::parse`].
+    pub fn of_file(file: impl AsFd) -> Result<Option<Found>, Fault> {
+        let file = opened(file.as_fd());
+        let cache = &file;
+        let header = header(cache)?;
+        let endian = header.endian().map_err(bad)?;
+        for segment in header.program_headers(endian, cache).map_err(bad)? {
+            if segment.p_type(endian) != elf::PT_NOTE {
+                continue;
+            }
+            check_size(segment.p_filesz(endian), "PT_NOTE")?;
+            let Some(mut notes) = segment.notes(endian, cache).map_err(bad)? else { continue };
+            while let Some(note) = notes.next().map_err(bad)? {
+                if is_ours(note.name(), note.n_type(endian).0) {
+                    return Found::parse_desc(note.desc()).map(Some);
+                }
+            }
+        }
+        let sections = header.sections(endian, cache).map_err(bad)?;
+        let Some((_, section)) = sections.section_by_name(endian, SECTION.as_bytes()) else { return Ok(None) };
+        check_size(section.sh_size(endian), SECTION)?;
+        let data = section.data(endian, cache).map_err(bad)?;
+        Found::parse(data).map(Some)
+    }
+
+    /// The table of versions in a file's section `.liveupdate_versions`, as it was proposed for kernels; none when there
+    /// is no such section.
+    ///
+    /// # Errors
+    /// As [`Found::of_file`]; [`Code::Magic`] when the section is something else.
+    pub fn versions_of_file(file: impl AsFd) -> Result<Option<Vec<String>>, Fault> {
+        let file = opened(file.as_fd());
+        let cache = &file;
+        let header = header(cache)?;
+        let endian = header.endian().map_err(bad)?;
+        let sections = header.sections(endian, cache).map_err(bad)?;
+        let Some((_, section)) = sections.section_by_name(endian, VERSIONS_SECTION.as_bytes()) else {
+            return Ok(None);
+        };
+        check_size(section.sh_size(endian), VERSIONS_SECTION)?;
+        let data = section.data(endian, cache).map_err(bad)?;
+        let entries = table(data, true).ok_or_else(|| {
+            let head = data.get(..8).unwrap_or(data).escape_ascii();
+            let fault = Fault::new(Code::Magic).item(VERSIONS_SECTION).found(head);
+            fault.expected("0x4c565550 and version 1")
+        })?;
+        Ok(Some(entries.into_iter().map(|(text, _)| text).collect()))
+    }
+}
+
+/// A file with a position of its own: the caller's, which a duplicate would share, stays.
+struct Positioned<'f> {
+    file: BorrowedFd<'f>,
+    at: u64,
+}
+
+impl Read for Positioned<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let got = rustix::io::pread(self.file, to, self.at)?;
+        self.at = self.at.saturating_add(u64_of(got));
+        Ok(got)
+    }
+}
+
+impl Seek for Positioned<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let (base, by) = match to {
+            SeekFrom::Start(at) => (at, 0),
+            SeekFrom::Current(by) => (self.at, by),
+            SeekFrom::End(by) => (u64::try_from(rustix::fs::fstat(self.file)?.st_size).unwrap_or(0), by),
+        };
+        self.at = base.checked_add_signed(by).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+fn opened(file: BorrowedFd<'_>) -> Cache<'_> {
+    ReadCache::new(Positioned { file, at: 0 })
+}
+
+fn header<'c>(cache: &'c Cache<'_>) -> Result<&'c Header, Fault> {
+    let header = Header::parse(cache)
+        .map_err(|error| Fault::new(Code::Magic).item("ELF").found(error).expected("a 64-bit ELF file"))?;
+    if header.is_big_endian() {
+        return Err(Fault::new(Code::ForeignEndian).item("ELF"));
+    }
+    Ok(header)
+}
+
+fn check_size(bytes: u64, item: &'static str) -> Result<(), Fault> {
+    if bytes > LIMIT {
+        let fault = Fault::new(Code::TooLarge).item(item).found(bytes);
+        return Err(fault.expected(format_args!("at most {LIMIT} bytes")));
+    }
+    Ok(())
+}
+
+fn is_ours(name: &[u8], kind: u32) -> bool {
+    let own = NAME.strip_suffix(&[0]).unwrap_or(&NAME);
+    name == own && kind == TYPE
+}
