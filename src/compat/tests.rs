@@ -385,7 +385,7 @@ proptest! {
     fn the_order_for_the_compiler_is_that_of_the_printed_strings(a in entry(), b in entry()) {
         let (a, b) = (compat(&a), compat(&b));
         prop_assert_eq!(a.printed().compare(b.printed()), a.to_string().cmp(&b.to_string()));
-        prop_assert_eq!(a.same_name(&b), a.name() == b.name());
+        prop_assert_eq!(a.has_name_of(&b), a.name() == b.name());
     }
 
     #[test]

@@ -225,7 +225,10 @@ impl<M: Memory + 'static> Registry<M> {
     /// # let (memory, root) = Outgoing::new(ram).finish()?.into_parts();
     /// # let incoming = Incoming::new(memory, root.start());
     /// let plan = incoming.plan(&registry);
-    /// let says = "error: /: manifest-disagrees: /state: found my-state-v1 (from v1, optional),     ///             expected my-state-v1 (from v1), as the manifest says";
+    /// let says = concat!(
+    ///     "error: /: manifest-disagrees: /state: found my-state-v1 (from v1, optional), ",
+    ///     "expected my-state-v1 (from v1), as the manifest says",
+    /// );
     /// assert_eq!(plan.findings().kept()[0].to_string(), says);
     /// # }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
