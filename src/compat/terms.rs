@@ -15,11 +15,41 @@ use crate::report::{Code, Fault};
 
 /// What a side reads or writes in one place: a node, or a layout that nodes use.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "Unchecked"))]
 pub struct Term {
+    /// The node; empty for a layout.
+    node: String,
+    /// The composite in its newest version, `my-cache-v2;vmalloc-v1`.
+    made_of: String,
+    /// The oldest version of its owner.
+    oldest: u32,
+    /// Whether the handover must not be made without it.
+    required: bool,
+}
+
+/// A term as somebody wrote it.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+struct Unchecked {
+    #[serde(default)]
     node: String,
     made_of: String,
-    oldest: u32,
+    oldest: Option<u32>,
+    #[serde(default)]
     required: bool,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Unchecked> for Term {
+    type Error = Fault;
+
+    fn try_from(said: Unchecked) -> Result<Self, Fault> {
+        let newest = Term::parse(&said.node, &said.made_of, 0, said.required)?;
+        let only = newest.versions().map_or(0, |versions| versions.newest().version());
+        Term::parse(&said.node, &said.made_of, said.oldest.unwrap_or(only), said.required)
+    }
 }
 
 impl Term {
@@ -78,13 +108,21 @@ impl Term {
         CompatVec::parse_text(&self.made_of).ok()
     }
 
-    fn versions(&self) -> Option<Reads<'_>> {
-        Some(Reads::since(self.oldest, Compat::parse(&self.made_of).ok()?))
+    /// The versions of the owner. A value of this type always has them.
+    pub(crate) fn versions(&self) -> Option<Reads<'_>> {
+        let owner = self.made_of.split(';').next()?;
+        Some(Reads::since(self.oldest, Compat::parse(owner).ok()?))
     }
 }
 
-/// All that a side reads, or all that it can write.
+/// All that a side reads, or all that it can write. As JSON, a list of [`Term`]s.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "Vec<Term>"))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(from = "Vec<Term>", into = "Vec<Term>")
+)]
 pub struct Terms {
     nodes: BTreeMap<String, Vec<Term>>,
     layouts: Vec<Term>,
@@ -126,6 +164,18 @@ impl Terms {
     #[must_use]
     pub fn layouts(&self) -> Vec<Reads<'_>> {
         self.layouts.iter().filter_map(Term::versions).collect()
+    }
+}
+
+impl From<Vec<Term>> for Terms {
+    fn from(terms: Vec<Term>) -> Self {
+        Terms::from_iter(terms)
+    }
+}
+
+impl From<Terms> for Vec<Term> {
+    fn from(terms: Terms) -> Self {
+        terms.iter().cloned().collect()
     }
 }
 

@@ -114,6 +114,7 @@ mod unsteady;
 pub use accepted::{Accepted, Failed};
 #[cfg(feature = "write")]
 pub use finished::{Finished, Unfinished};
+pub(crate) use forecast::GivenNode;
 pub use forecast::{Forecast, Foretold};
 #[cfg(feature = "std")]
 pub(crate) use incoming::read_root;

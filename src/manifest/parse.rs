@@ -15,6 +15,8 @@ use crate::report::{Code, Fault};
 
 /// What a program says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct Found {
     /// What it reads.
     pub reads: Terms,
