@@ -35,9 +35,9 @@ use core::hash::{Hash, Hasher};
 pub use list::{CompatList, CompatVec};
 pub use matching::{Difference, MadeOf, Reads};
 pub use terms::{Agreed, Agreement, Outcome, Term, Terms, negotiate};
+pub(crate) use terms::missing;
 #[cfg(feature = "write")]
-pub(crate) use terms::{Layouts, agree, settle};
-pub(crate) use terms::{made_of, missing};
+pub(crate) use terms::{Layouts, agree, made_of, settle};
 
 use crate::report::{Code, Fault};
 

@@ -267,7 +267,7 @@ pub fn negotiate(offer: &Terms, accept: &Terms) -> Agreement {
         nodes.entry(node).or_insert_with(|| Outcome::Refuse(alloc::vec![missing(&expected())]));
     }
     Agreement {
-        layouts: layouts.iter().map(ToString::to_string).collect(),
+        layouts: layouts.iter().map(|layout| layout.to_string()).collect(),
         nodes: nodes.into_iter().map(|(node, outcome)| Agreed { node: node.to_owned(), outcome }).collect(),
     }
 }

@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use super::forecast::{Forecast, GivenNode};
 use super::outgoing::Outgoing;
 use super::scope::Home;
+use super::{Forecast, GivenNode};
 use crate::abi::kho;
 use crate::compat::Terms;
 use crate::fdt::Fdt;

@@ -87,6 +87,7 @@ mod claims;
 mod finished;
 #[cfg(all(test, feature = "std"))]
 mod flipped;
+#[cfg(feature = "write")]
 mod forecast;
 mod incoming;
 mod layouts;
@@ -114,7 +115,9 @@ mod unsteady;
 pub use accepted::{Accepted, Failed};
 #[cfg(feature = "write")]
 pub use finished::{Finished, Unfinished};
+#[cfg(feature = "write")]
 pub(crate) use forecast::GivenNode;
+#[cfg(feature = "write")]
 pub use forecast::{Forecast, Foretold};
 #[cfg(feature = "std")]
 pub(crate) use incoming::read_root;
