@@ -34,8 +34,8 @@ use core::hash::{Hash, Hasher};
 
 pub use list::{CompatList, CompatVec};
 pub use matching::{Difference, MadeOf, Reads};
-pub use terms::{Agreed, Agreement, Outcome, Term, Terms, negotiate};
 pub(crate) use terms::missing;
+pub use terms::{Agreed, Agreement, Outcome, Term, Terms, negotiate};
 #[cfg(feature = "write")]
 pub(crate) use terms::{Layouts, agree, made_of, settle};
 

@@ -2,7 +2,7 @@
 //!
 //! [`manifest!`](crate::manifest!) makes one static. Registry and handover are held to it
 //! ([`Registry::of`](crate::handover::Registry::of), [`Outgoing::of`](crate::handover::Outgoing::of)), and
-//! the same entries stand in two ELF sections: in a note of our own ([`abi::manifest`](crate::abi::manifest)), with
+//! the same entries stand in two ELF sections: in a note of our own ([`abi::manifest`]), with
 //! ranges of versions and what is required, and in `.liveupdate_versions`, as it was proposed for kernels. The sections
 //! survive `strip`, link-time optimisation and static linking; a second manifest in one program does not link.
 //!

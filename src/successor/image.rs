@@ -89,7 +89,7 @@ impl Profile {
     /// Reads what a kernel understands from its image, without running it.
     ///
     /// `vmlinux`, `bzImage`, `Image` of arm64 and RISC-V, zboot images, UKIs, and any of them packed by gzip, xz, zstd,
-    /// lz4, bzip2 or lzma (feature `images`). A program that has a [manifest](crate::manifest) is a profile too: of its
+    /// lz4, bzip2 or lzma (feature `images`). A program that has a [manifest](mod@crate::manifest) is a profile too: of its
     /// file only that is read.
     ///
     /// ```no_run

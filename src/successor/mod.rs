@@ -11,7 +11,7 @@
 //! | source | what it says |
 //! |---|---|
 //! | a pinned profile | what an operator knows |
-//! | the [manifest](crate::manifest) of a program | all that it reads and writes, with what it needs |
+//! | the [manifest](mod@crate::manifest) of a program | all that it reads and writes, with what it needs |
 //! | ELF section `.liveupdate_versions` | every handler of files, and nothing else |
 //! | the same table by its magic, in images without sections | the same |
 //! | ELF section `.liveupdate_features` | shown; its format is not settled, and nothing is made of it |
