@@ -72,6 +72,8 @@ impl Finished<Bundle> {
             }
             // A successor from the future says at its own door what it does not take.
             Err(fault) if fault.code().class() == Class::Mismatch => untold(&fault.to_string()),
+            // What cannot be started says so itself.
+            Err(fault) if fault.at().item.as_deref() == Some("ELF") => untold(&fault.to_string()),
             Err(fault) => Err(ExecError::Manifest(fault)),
         }
     }
