@@ -98,13 +98,13 @@ mod node;
 mod outgoing;
 mod plan;
 mod planner;
+#[cfg(feature = "write")]
+mod reader;
 mod registry;
 #[cfg(feature = "write")]
 mod root;
 #[cfg(feature = "write")]
 mod scope;
-#[cfg(feature = "write")]
-mod successor;
 #[cfg(all(test, feature = "write"))]
 pub(crate) mod testing;
 #[cfg(test)]

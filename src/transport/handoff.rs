@@ -67,7 +67,8 @@ impl Finished<Bundle> {
         match program.manifest() {
             Ok(None) => untold("it has no manifest"),
             Ok(Some(found)) => {
-                let forecast = self.forecast(&found.reads).map_err(ExecError::Manifest)?;
+                let forecast = self.forecast(&found.reads);
+                let forecast = forecast.map_err(|fault| ExecError::io("root FDT", std::io::Error::other(fault)))?;
                 if forecast.verdict() == Verdict::Refused { Err(ExecError::Refused(forecast)) } else { Ok(()) }
             }
             // A successor from the future says at its own door what it does not take.
