@@ -3,6 +3,7 @@
 mod abi;
 mod check;
 mod demo;
+mod diff;
 mod dump;
 mod extract;
 mod kexec;
@@ -34,6 +35,7 @@ Examples:
   kho dump out/arena.img            what is in it
   kho map vmcore -o map.svg         its memory, and who owns what
   kho check vmcore                  everything that is wrong with what a machine handed over
+  kho diff before.core after.core   what two handovers do not have in common
   kho extract vmcore --all files    every memfd of every session as a file
   kho plan vmcore --against Image   whether a next kernel would take it, and what happens if not
   kho luo preflight 7 8             whether Linux would keep these files over a kexec
@@ -48,6 +50,8 @@ enum Command {
     Dump(dump::Args),
     /// Check a handover as a successor would, and list everything that is wrong
     Check(check::Args),
+    /// Compare two handovers: what they are made of, what they hold, and every byte of it
+    Diff(diff::Args),
     /// Take the bytes of what is handed over out of it: memfds, reserved memory, arrays
     Extract(extract::Args),
     /// Draw physical memory and who owns it
@@ -56,7 +60,7 @@ enum Command {
     Plan(plan::Args),
     /// Show what a kernel understands, from its image
     Understands(plan::Understands),
-    /// Print the JSON Schema of what dump, check, map, plan or understands print as JSON
+    /// Print the JSON Schema of what dump, check, diff, map, plan or understands print as JSON
     Schema(schema::Args),
     /// Keep files over a kexec, in sessions of /dev/liveupdate
     Luo(luo::Args),
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Plan(args) => plan::run(&args),
