@@ -134,8 +134,12 @@ impl Against<'_> {
     /// Compares until there: what the second body has, or that it has nothing but zeros.
     fn compare(&mut self, end: u64, mut ours: Option<&[u8]>) {
         let end = end.min(self.until);
-        while self.at < end && self.differs.is_none() && self.failed.is_none() {
+        while self.at < end && self.differs.is_none() {
             self.load();
+            if self.failed.is_some() {
+                // What it would have had is not known, which is not zeros.
+                return;
+            }
             let (start, bytes) = &self.piece;
             let into = self.at.checked_sub(*start).and_then(|into| bytes.get(usize_of(into)..));
             let theirs = into.filter(|bytes| !bytes.is_empty());
@@ -153,7 +157,7 @@ impl Against<'_> {
 
     /// The next piece, when the last one was compared to its end.
     fn load(&mut self) {
-        while self.piece.0.saturating_add(u64_of(self.piece.1.len())) <= self.at {
+        while self.failed.is_none() && self.piece.0.saturating_add(u64_of(self.piece.1.len())) <= self.at {
             match self.pieces.next() {
                 Some(Ok(piece)) => self.piece = piece,
                 Some(Err(fault)) => return self.failed = Some(fault),
