@@ -301,3 +301,7 @@ impl<'a> CompatList<'a> {
         CompatVec::of(self.owner().in_version(version), uses.collect())
     }
 }
+
+#[cfg(test)]
+#[path = "terms_tests.rs"]
+mod tests;
