@@ -312,7 +312,7 @@ impl Iterator for Printed<'_> {
 }
 
 /// Foreign bytes in a message: escaped, and cut when long.
-struct Quoted<'a>(&'a [u8]);
+pub(crate) struct Quoted<'a>(pub(crate) &'a [u8]);
 
 impl Quoted<'_> {
     const LONGEST: usize = 64;

@@ -10,7 +10,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::{Compat, CompatList, CompatVec, MadeOf, Reads};
+use super::{Compat, CompatList, CompatVec, MadeOf, Quoted, Reads, Short};
 use crate::report::{Code, Fault};
 
 /// What a side reads or writes in one place: a node, or a layout that nodes use.
@@ -39,12 +39,18 @@ impl Term {
     /// As [`Term::node`], of a composite that somebody else wrote; a layout when `node` is empty.
     ///
     /// # Errors
-    /// As [`CompatVec::parse_text`]; [`Code::TooLarge`] when `oldest` is newer than the composite.
+    /// As [`CompatVec::parse_text`]; [`Code::TooLarge`] when `oldest` is newer than the composite;
+    /// [`Code::ComponentUnlisted`] for a layout that uses something.
     pub fn parse(node: &str, made_of: &str, oldest: u32, required: bool) -> Result<Self, Fault> {
-        let newest = CompatVec::parse_text(made_of).map_err(|fault| fault.item("made_of"))?.list().owner().version;
-        if oldest > newest {
+        let list = CompatVec::parse_text(made_of).map_err(|fault| fault.item("made_of"))?;
+        let newest = list.list().owner();
+        if node.is_empty() && !list.list().uses().is_empty() {
+            let fault = Fault::new(Code::ComponentUnlisted).item("made_of").found(Quoted(made_of.as_bytes()));
+            return Err(fault.expected(format_args!("the layout {} alone", Short(newest))));
+        }
+        if oldest > newest.version {
             let fault = Fault::new(Code::TooLarge).item("oldest").found(oldest);
-            return Err(fault.expected(format_args!("at most {newest}, the version of {}", made_of.escape_debug())));
+            return Err(fault.expected(format_args!("at most {}, the version of {}", newest.version, Short(newest))));
         }
         Ok(Term { node: node.to_owned(), made_of: made_of.to_owned(), oldest, required })
     }
@@ -183,7 +189,8 @@ impl Agreement {
 
 /// Holds what one side can write against what the other one reads.
 ///
-/// The same for the same input; and the versions agreed on are the same whichever side offers.
+/// The same for the same input; and the versions agreed on are the same whichever side offers, if each side knows the
+/// layouts that its own composites use.
 ///
 /// ```
 /// use kho::compat::{Compat, CompatList, MadeOf, Outcome, Term, Terms, negotiate};
@@ -212,9 +219,9 @@ pub fn negotiate(offer: &Terms, accept: &Terms) -> Agreement {
         nodes.insert(node, outcome);
     }
     for node in accept.names().filter(|node| accept.requires(node)) {
-        let expected =
-            || accept.lists(node).first().map_or_else(String::new, |(list, _)| list.list().owner().to_string());
-        nodes.entry(node).or_insert_with(|| Outcome::Refuse(alloc::vec![missing(&expected())]));
+        let lists = accept.lists(node);
+        let why = lists.first().map(|(list, _)| missing(list.list().owner()));
+        nodes.entry(node).or_insert_with(|| Outcome::Refuse(Vec::from_iter(why)));
     }
     Agreement {
         layouts: layouts.iter().map(ToString::to_string).collect(),
@@ -223,8 +230,8 @@ pub fn negotiate(offer: &Terms, accept: &Terms) -> Agreement {
 }
 
 /// A node that the successor needs, and that is not there.
-pub(crate) fn missing(expected: &dyn core::fmt::Display) -> Fault {
-    Fault::new(Code::ComponentMissing).expected(expected)
+pub(crate) fn missing(expected: Compat<'_>) -> Fault {
+    Fault::new(Code::ComponentMissing).expected(Short(expected))
 }
 
 pub(crate) fn made_of<'a>((list, oldest): &'a (CompatVec<'_>, u32)) -> MadeOf<'a> {

@@ -189,7 +189,7 @@ fn made(node: &str, version: u32, uses: &[Option<u32>; 3]) -> String {
     format!("owner-of-{node}-v{version}{}", uses.collect::<String>())
 }
 
-/// Both sides name the layouts `l` and `m`, each in some versions.
+/// Both sides name the layouts `l` and `m`, each in some versions; what their nodes use are some of those.
 fn side() -> impl Strategy<Value = Side> {
     let uses = (prop::option::of(1..4_u32), prop::option::of(1..4_u32), prop::option::of(1..3_u32));
     // Each is a step from the one before it: versions, and the gap behind them.
@@ -208,7 +208,14 @@ fn side() -> impl Strategy<Value = Side> {
     let nodes = prop::collection::btree_map("[abc]", (ranges, any::<bool>()), 0..4);
     let range = || (0..4_u32, 0..3_u32);
     let layouts = (prop::collection::vec(range(), 1..3), prop::collection::vec(range(), 1..3));
-    (nodes, layouts).prop_map(|(nodes, (l, m))| {
+    (nodes, layouts).prop_map(|(mut nodes, (l, m))| {
+        let known = |ranges: &[(u32, u32)]| ranges.iter().flat_map(|(old, more)| *old..=old + more).collect::<Vec<_>>();
+        let known = [known(&l), known(&m)];
+        for (_, _, uses) in nodes.values_mut().flat_map(|(ranges, _)| ranges) {
+            for (used, known) in uses.iter_mut().zip(&known) {
+                *used = used.map(|number| known[number as usize % known.len()]);
+            }
+        }
         let ranges = |name, ranges: Vec<(u32, u32)>| ranges.into_iter().map(move |(old, more)| (name, old, old + more));
         Side { nodes, layouts: ranges(0, l).chain(ranges(1, m)).collect() }
     })
