@@ -7,7 +7,7 @@
 
 use alloc::borrow::ToOwned as _;
 use alloc::collections::BTreeMap;
-use alloc::string::{String, ToString as _};
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::{Compat, CompatList, CompatVec, MadeOf, Quoted, Reads, Short};

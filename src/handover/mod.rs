@@ -89,6 +89,7 @@ mod door;
 mod finished;
 #[cfg(all(test, feature = "std"))]
 mod flipped;
+#[cfg(feature = "write")]
 mod forecast;
 mod incoming;
 mod layouts;
@@ -116,6 +117,7 @@ mod unsteady;
 pub use accepted::{Accepted, Failed};
 #[cfg(feature = "write")]
 pub use finished::{Finished, Unfinished};
+#[cfg(feature = "write")]
 pub use forecast::{Forecast, Foretold};
 #[cfg(feature = "std")]
 pub(crate) use incoming::read_root;

@@ -92,7 +92,7 @@ impl<M: Home> Outgoing<M> {
         let mut fdt = Builder::new();
         let mut made_of: Vec<String> = [crate::abi::radix::COMPAT]
             .into_iter()
-            .chain(self.nodes.iter().flat_map(|node| node.made_of.list().uses().iter().copied().collect::<Vec<_>>()))
+            .chain(self.nodes.iter().flat_map(|node| node.made_of.list().uses().to_vec()))
             .filter(|_| shape.lists)
             .map(|compat| compat.to_string())
             .collect();
