@@ -15,6 +15,17 @@ use kho::transport::{Arrival, Bundle, Program, Ticket, WayBack};
 /// What the data means, in which version, and what it is made of. A successor that expects something else refuses.
 const CACHE: CompatList<'static> = CompatList::new(Compat::new("example-cache", 1), ARRAY_USE);
 const STATE: CompatList<'static> = CompatList::new(Compat::new("example-state", 1), &[]);
+
+kho::manifest! {
+    /// The same for others: `kho manifest target/debug/examples/self_exec`. A predecessor that leaves for this program asks
+    /// it first.
+    static MANIFEST = [
+        both(abi::files::NODE, &[kho::files::MADE_OF]),
+        both("cache", &[CACHE]),
+        both("state", &[STATE]),
+    ];
+}
+
 /// The program's own name for its file.
 const LOG: u64 = 1;
 
@@ -27,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn leave() -> Result<(), Box<dyn Error>> {
     // Memory that outlives the program. 1 GiB is its limit: what is never written costs nothing.
-    let mut outgoing = Outgoing::new(Bundle::new(1 << 30)?);
+    let mut outgoing = Outgoing::of(Bundle::new(1 << 30)?, &MANIFEST);
     let (mut blocks, mut bytes) = (Vec::new(), 0);
     for number in 0..16 {
         let mut block = outgoing.alloc(Order::ZERO)?;
@@ -44,7 +55,8 @@ fn leave() -> Result<(), Box<dyn Error>> {
     outgoing.preserve("cache", &Array { made_of: CACHE, frames: &blocks, bytes })?;
     outgoing.preserve("state", &Bytes { made_of: STATE, bytes: b"request 4711 is half done" })?;
 
-    // Returns only when the process could not be replaced; then everything is as it was before.
+    // Returns only when the process was not replaced, because the program would refuse or could not be started; then
+    // everything is as it was before.
     let stayed = outgoing.finish()?.exec(&Program::current()?, Some(&Ticket::current()?));
     Err(stayed.into())
 }
@@ -53,8 +65,8 @@ fn arrive(arrival: Arrival) -> Result<(), Box<dyn Error>> {
     if let Some(reason) = &arrival.reason {
         println!("the successor refused, this is the predecessor again: {reason}");
     }
-    // What this program understands. Each handle is the right to take one result.
-    let mut registry = Registry::new();
+    // What this program understands, held to what it says. Each handle is the right to take one result.
+    let mut registry = Registry::of(&MANIFEST);
     let files = registry.add(abi::files::NODE, FilesNode);
     let cache = registry.add("cache", ArrayNode { made_of: CACHE });
     let state = registry.read("state", BytesNode { made_of: STATE, limit: 4096 });

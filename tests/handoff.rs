@@ -17,7 +17,7 @@ use kho::handover::{Blob, Check, Component, Home, Incoming, Node, Outgoing, Pres
 use kho::mem::Memory;
 use kho::payload::BytesNode;
 use kho::report::{Code, Fault};
-use kho::transport::{Arrival, Bundle, Program, Ticket};
+use kho::transport::{Arrival, Bundle, ExecError, Program, Ticket};
 use rustix::io::FdFlags;
 
 use common::*;
@@ -347,6 +347,11 @@ fn the_example_hands_over_to_itself() {
 #[test]
 fn the_example_goes_back_when_it_does_not_understand() {
     let text = succeeds(child(&me(), "example"));
+    // The predecessor asked, and stayed; then it left all the same, and came back for the same reasons.
+    assert!(
+        text.contains("stayed: the program would refuse the handover:\nerror: /memfd: component-unknown: "),
+        "{text}"
+    );
     assert!(text.contains("came back: the handover was refused:\nerror: /memfd: component-unknown: "), "{text}");
     assert!(text.contains("error: /cache: component-missing: expected example-cache-v1\n"), "{text}");
 }
@@ -357,6 +362,9 @@ fn leave_to_the_example() {
         restore_all(arrival.incoming);
         return;
     }
-    let program = Program::open(example()).unwrap();
-    panic!("{}", all().finish().unwrap().exec(&program, Some(&Ticket::current().unwrap())));
+    let (program, ticket) = (Program::open(example()).unwrap(), Ticket::current().unwrap());
+    let stayed = all().finish().unwrap().exec(&program, Some(&ticket));
+    assert!(matches!(stayed.error, ExecError::Refused(_)));
+    println!("stayed: {stayed}");
+    panic!("{}", stayed.finished.exec(&program.unasked(), Some(&ticket)));
 }

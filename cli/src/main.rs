@@ -7,6 +7,7 @@ mod dump;
 mod extract;
 mod kexec;
 mod luo;
+mod manifest;
 mod map;
 mod plan;
 mod schema;
@@ -36,6 +37,7 @@ Examples:
   kho check vmcore                  everything that is wrong with what a machine handed over
   kho extract vmcore --all files    every memfd of every session as a file
   kho plan vmcore --against Image   whether a next kernel would take it, and what happens if not
+  kho manifest target/release/next  what that program reads and writes
   kho luo preflight 7 8             whether Linux would keep these files over a kexec
 
 Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
@@ -52,11 +54,13 @@ enum Command {
     Extract(extract::Args),
     /// Draw physical memory and who owns it
     Map(map::Args),
-    /// Say what would become of a handover in a next kernel, before it is made
+    /// Say what would become of a handover in a successor, a kernel or a program, before anybody leaves
     Plan(plan::Args),
-    /// Show what a kernel understands, from its image
+    /// Show what a kernel or a program understands, from its file
     Understands(plan::Understands),
-    /// Print the JSON Schema of what dump, check, map, plan or understands print as JSON
+    /// Show what a program says that it reads and writes
+    Manifest(manifest::Args),
+    /// Print the JSON Schema of what dump, check, map, plan, understands or manifest print as JSON
     Schema(schema::Args),
     /// Keep files over a kexec, in sessions of /dev/liveupdate
     Luo(luo::Args),
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
         Command::Map(args) => map::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Understands(args) => plan::understands(&args),
+        Command::Manifest(args) => manifest::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Luo(args) => luo::run(&args),
         Command::Kexec(args) => kexec::run(&args),

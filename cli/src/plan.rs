@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use kho::successor::{Answer, Carried, LIMIT, Line, Plan, Profile, Verdict, is_image};
+use kho::successor::{Answer, By, Carried, LIMIT, Line, Plan, Profile, Verdict, is_image};
 use serde::Serialize;
 
 use crate::source::{BOLD, DIM, GREEN, RED, Source, YELLOW, clean, count, paint, print, print_json};
@@ -18,7 +18,7 @@ use crate::source::{BOLD, DIM, GREEN, RED, Source, YELLOW, clean, count, paint, 
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
-    /// The next kernel: an image, packed or not, or a profile that `kho understands --format json` printed
+    /// A program with a manifest; a kernel image, packed or not; or a profile that `kho understands --format json` printed
     #[arg(long, value_name = "SUCCESSOR")]
     against: PathBuf,
     /// A node or component that must not be dropped, as memblock; may be given more than once
@@ -30,11 +30,15 @@ pub(crate) struct Args {
 }
 
 const HELP: &str = "\
-FILE is a handover, or the image of the kernel that would write it. Of each
-component it is said what becomes of it in the next kernel, what happens there,
-and what to do. Nothing is run, loaded or changed.
+FILE is a handover, or what would write it: a program with a manifest, a kernel
+image, a profile. Of each component it is said what becomes of it in the
+successor, what happens there, and what to do. Nothing is run, loaded or changed.
 
 Examples:
+  kho plan out/arena.img --against target/release/next
+      whether a program takes what another one has written
+  kho plan /usr/bin/serviced --against build/serviced
+      what the running version would write for the new one, and the other way round
   kho plan frozen.core --against /boot/vmlinuz-7.3
       whether what a machine handed over is understood by that kernel
   kho plan /boot/vmlinuz-7.2 --against /boot/vmlinuz-7.3
@@ -52,7 +56,8 @@ Exit codes:
 #[derive(clap::Args)]
 #[command(after_help = UNDERSTANDS)]
 pub(crate) struct Understands {
-    /// vmlinux, bzImage, Image, a zboot image or a UKI; packed by gzip, xz, zstd, lz4, bzip2, lzma, or not
+    /// vmlinux, bzImage, Image, a zboot image or a UKI; packed by gzip, xz, zstd, lz4, bzip2, lzma, or not; or a program
+    /// with a manifest
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// How it is printed
@@ -154,6 +159,10 @@ fn profile(path: &Path) -> Result<Profile, Box<dyn Error>> {
 /// What it is, and where that is known from.
 fn shown(path: &Path, profile: &Profile) -> String {
     let mut text = format!("{}\n", paint(BOLD, name(path)));
+    if let Some(program) = &profile.program {
+        text.push_str(&crate::manifest::shown(program));
+        return text;
+    }
     let mut row = |title: &str, value: &str| {
         let _ = writeln!(text, "{title:<10} {}", clean(value));
     };
@@ -191,18 +200,25 @@ fn shown(path: &Path, profile: &Profile) -> String {
 
 fn text(args: &Args, successor: &Profile, plan: &Plan) -> String {
     let mut text = String::new();
-    let banner = successor.banner.as_deref().unwrap_or("no banner");
-    let short = banner.split(" (").next().unwrap_or(banner);
-    let _ = writeln!(
-        text,
-        "{:<10} {}: {}, {}",
-        "successor",
-        name(&args.against),
-        clean(&successor.layers.join(" > ")),
-        clean(short)
-    );
+    let what = match &successor.program {
+        Some(program) => {
+            let nodes = u64::try_from(program.reads.names().count()).unwrap_or(u64::MAX);
+            format!("a program, by its manifest: reads {}", count(nodes, "node"))
+        }
+        None => {
+            let banner = successor.banner.as_deref().unwrap_or("no banner");
+            let short = banner.split(" (").next().unwrap_or(banner);
+            format!("{}, {}", clean(&successor.layers.join(" > ")), clean(short))
+        }
+    };
+    let _ = writeln!(text, "{:<10} {}: {what}", "successor", name(&args.against));
+    let wide = |of: fn(&Line) -> &String, least: usize| {
+        let longest = plan.lines.iter().map(|line| of(line).chars().count()).max().unwrap_or(0);
+        longest.clamp(least, 48)
+    };
+    let (nodes, components) = (wide(|line| &line.node, 12), wide(|line| &line.component, 12));
     for line in &plan.lines {
-        row(&mut text, line);
+        row(&mut text, line, nodes, components);
     }
     if plan.not_reached > 0 {
         let _ = writeln!(text, "{} behind it: no kernel comes so far", count(plan.not_reached, "component"));
@@ -222,7 +238,7 @@ fn text(args: &Args, successor: &Profile, plan: &Plan) -> String {
     text
 }
 
-fn row(text: &mut String, line: &Line) {
+fn row(text: &mut String, line: &Line, nodes: usize, components: usize) {
     let style = match line.verdict {
         Verdict::Fine => GREEN,
         Verdict::Refused => RED,
@@ -237,12 +253,12 @@ fn row(text: &mut String, line: &Line) {
     };
     let _ = write!(
         text,
-        "{} {:<16} {:<18}",
+        "{} {:<nodes$} {:<components$}",
         paint(style, format!("{:<15}", line.verdict)),
         clean(&line.node),
         clean(component)
     );
-    let by = line.by.map(|by| format!(" ({by})")).unwrap_or_default();
+    let by = line.by.filter(|by| *by != By::Manifest).map(|by| format!(" ({by})")).unwrap_or_default();
     let _ = match line.reads.is_empty() {
         true => writeln!(text, " {by}{files}"),
         false => writeln!(text, " reads {}{by}{files}", clean(&line.reads.join(", "))),

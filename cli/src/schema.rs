@@ -29,6 +29,7 @@ enum Of {
     Map,
     Plan,
     Understands,
+    Manifest,
 }
 
 impl Of {
@@ -39,6 +40,7 @@ impl Of {
             Of::Map => include_str!("../schema/map.schema.json"),
             Of::Plan => include_str!("../schema/plan.schema.json"),
             Of::Understands => include_str!("../schema/understands.schema.json"),
+            Of::Manifest => include_str!("../schema/manifest.schema.json"),
         }
     }
 }
@@ -86,6 +88,7 @@ mod tests {
                 Of::Map => generator.root_schema_for::<Shown<crate::map::Report<'_>>>(),
                 Of::Plan => generator.root_schema_for::<crate::plan::Report<'_>>(),
                 Of::Understands => generator.root_schema_for::<kho::successor::Profile>(),
+                Of::Manifest => generator.root_schema_for::<crate::manifest::Report>(),
             };
             let name = of.to_possible_value().unwrap().get_name().to_owned();
             schema.insert("title".into(), format!("kho {name} --format json").into());

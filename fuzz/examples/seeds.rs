@@ -166,6 +166,14 @@ fn kexec(map: &[u8]) -> Vec<u8> {
     [&len, map, &kernel].concat()
 }
 
+kho::manifest! {
+    /// What a program may say.
+    static MANIFEST = [
+        both("files", &[kho::files::MADE_OF]),
+        reads("memfd", &[kho::memfd::MADE_OF]).optional(),
+    ];
+}
+
 fn main() -> Any<()> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/linux-7.2-x86_64");
     for (number, name) in
@@ -219,5 +227,10 @@ fn main() -> Any<()> {
     {
         seed("compat", &number.to_string(), text.as_bytes())?;
     }
+    seed("manifest", "note", MANIFEST.note())?;
+    seed("manifest", "versions", MANIFEST.versions())?;
+    // A program of which a fuzzer can change a part that matters: its headers, and what they name.
+    let program = fs::read("/proc/self/exe")?;
+    seed("manifest", "headers", program.get(..4096).unwrap_or(&program))?;
     Ok(())
 }

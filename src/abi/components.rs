@@ -4,8 +4,8 @@ use core::fmt;
 use core::ops::RangeInclusive;
 
 use super::{
-    Layout, arena, block, files, kexec_metadata, kho, kho_test, liveupdate, luo, memblock, memfd, payload, radix,
-    vmalloc, x86_boot,
+    Layout, arena, block, files, kexec_metadata, kho, kho_test, liveupdate, luo, manifest, memblock, memfd, payload,
+    radix, vmalloc, x86_boot,
 };
 use crate::compat::Compat;
 use crate::mem::Geometry;
@@ -242,6 +242,17 @@ pub const COMPONENTS: &[Component] = &[
             formula("FLBs in their page", |g| g.block_capacity(64)),
         ],
         ..version(luo::COMPAT)
+    },
+    Component {
+        layouts: &[manifest::NoteHeader::LAYOUT, manifest::Header::LAYOUT, manifest::Entry::LAYOUT],
+        constants: constants!(manifest: SECTION NAME TYPE KIND_NODE KIND_LAYOUT READS WRITES REQUIRED),
+        ..version(manifest::COMPAT)
+    },
+    // As it was proposed for kernels.
+    Component {
+        layouts: &[manifest::VersionsHeader::LAYOUT],
+        constants: constants!(manifest: VERSIONS_SECTION VERSIONS_MAGIC VERSIONS_VERSION VERSIONS_ENTRY),
+        ..named(Key::Unversioned("liveupdate-versions"))
     },
     Component {
         constants: constants!(memblock: NODE MAX_RANGES MAX_NAME),

@@ -34,10 +34,10 @@ use core::hash::{Hash, Hasher};
 
 pub use list::{CompatList, CompatVec};
 pub use matching::{Difference, MadeOf, Reads};
-pub(crate) use terms::missing;
 pub use terms::{Agreed, Agreement, Outcome, Term, Terms, negotiate};
 #[cfg(feature = "write")]
 pub(crate) use terms::{Layouts, agree, made_of, settle};
+pub(crate) use terms::{is_node_name, missing};
 
 use crate::report::{Code, Fault};
 

@@ -15,11 +15,54 @@ use crate::report::{Code, Fault};
 
 /// What a side reads or writes in one place: a node, or a layout that nodes use.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "Unchecked"))]
 pub struct Term {
+    /// The node; empty for a layout.
+    node: String,
+    /// The composite in its newest version, `my-cache-v2;vmalloc-v1`.
+    made_of: String,
+    /// The oldest version of its owner.
+    oldest: u32,
+    /// Whether the handover must not be made without it.
+    required: bool,
+}
+
+/// A term as somebody wrote it.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+struct Unchecked {
+    #[serde(default)]
     node: String,
     made_of: String,
-    oldest: u32,
+    oldest: Option<u32>,
+    #[serde(default)]
     required: bool,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Unchecked> for Term {
+    type Error = Fault;
+
+    fn try_from(said: Unchecked) -> Result<Self, Fault> {
+        let newest = Term::parse(&said.node, &said.made_of, 0, said.required)?;
+        let only = newest.versions().map_or(0, |versions| versions.newest().version());
+        Term::parse(&said.node, &said.made_of, said.oldest.unwrap_or(only), said.required)
+    }
+}
+
+/// Whether a node of a handover can have that name.
+pub(crate) const fn is_node_name(name: &[u8]) -> bool {
+    let [b'a'..=b'z' | b'A'..=b'Z', rest @ ..] = name else { return false };
+    let mut rest = rest;
+    while let [byte, more @ ..] = rest {
+        if !matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b',' | b'.' | b'_' | b'+' | b'-') {
+            return false;
+        }
+        rest = more;
+    }
+    name.len() <= 31
 }
 
 impl Term {
@@ -40,8 +83,14 @@ impl Term {
     ///
     /// # Errors
     /// As [`CompatVec::parse_text`]; [`Code::TooLarge`] when `oldest` is newer than the composite;
-    /// [`Code::ComponentUnlisted`] for a layout that uses something.
+    /// [`Code::ComponentUnlisted`] for a layout that uses something; [`Code::Text`] for a name that no node of a handover
+    /// can have.
     pub fn parse(node: &str, made_of: &str, oldest: u32, required: bool) -> Result<Self, Fault> {
+        // The name is told as it is.
+        if !node.is_empty() && !is_node_name(node.as_bytes()) {
+            let fault = Fault::new(Code::Text).item("node").found(Quoted(node.as_bytes()));
+            return Err(fault.expected("a letter, then letters, digits and ,._+-, at most 31"));
+        }
         let list = CompatVec::parse_text(made_of).map_err(|fault| fault.item("made_of"))?;
         let newest = list.list().owner();
         if node.is_empty() && !list.list().uses().is_empty() {
@@ -84,13 +133,21 @@ impl Term {
         CompatVec::parse_text(&self.made_of).ok()
     }
 
-    fn versions(&self) -> Option<Reads<'_>> {
-        Some(Reads::since(self.oldest, Compat::parse(&self.made_of).ok()?))
+    /// The versions of the owner. A value of this type always has them.
+    pub(crate) fn versions(&self) -> Option<Reads<'_>> {
+        let owner = self.made_of.split(';').next()?;
+        Some(Reads::since(self.oldest, Compat::parse(owner).ok()?))
     }
 }
 
-/// All that a side reads, or all that it can write.
+/// All that a side reads, or all that it can write. As JSON, a list of [`Term`]s.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "Vec<Term>"))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(from = "Vec<Term>", into = "Vec<Term>")
+)]
 pub struct Terms {
     nodes: BTreeMap<String, Vec<Term>>,
     layouts: Vec<Term>,
@@ -132,6 +189,18 @@ impl Terms {
     #[must_use]
     pub fn layouts(&self) -> Vec<Reads<'_>> {
         self.layouts.iter().filter_map(Term::versions).collect()
+    }
+}
+
+impl From<Vec<Term>> for Terms {
+    fn from(terms: Vec<Term>) -> Self {
+        Terms::from_iter(terms)
+    }
+}
+
+impl From<Terms> for Vec<Term> {
+    fn from(terms: Terms) -> Self {
+        terms.iter().cloned().collect()
     }
 }
 
@@ -224,7 +293,7 @@ pub fn negotiate(offer: &Terms, accept: &Terms) -> Agreement {
         nodes.entry(node).or_insert_with(|| Outcome::Refuse(Vec::from_iter(why)));
     }
     Agreement {
-        layouts: layouts.iter().map(ToString::to_string).collect(),
+        layouts: layouts.iter().map(|layout| layout.to_string()).collect(),
         nodes: nodes.into_iter().map(|(node, outcome)| Agreed { node: node.to_owned(), outcome }).collect(),
     }
 }

@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use super::forecast::{Forecast, Given};
 use super::outgoing::Outgoing;
 use super::scope::Home;
+use super::{Forecast, GivenNode};
 use crate::abi::kho;
 use crate::compat::Terms;
 use crate::fdt::Fdt;
@@ -83,7 +83,7 @@ impl<M: Home> Finished<M> {
     pub fn forecast(&self, reads: &Terms) -> Result<Forecast, Fault> {
         let bytes = self.root_fdt()?;
         let root = Fdt::parse(&bytes)?;
-        let nodes = self.outgoing.nodes.iter().map(|node| Given {
+        let nodes = self.outgoing.nodes.iter().map(|node| GivenNode {
             name: &node.name,
             list: Some(node.made_of.list()),
             optional: node.optional,

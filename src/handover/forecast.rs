@@ -10,7 +10,7 @@ use super::plan::Verdict;
 use super::planner::{match_parts, match_root, stranger, unread};
 use crate::abi::kho;
 use crate::compat::{CompatList, MadeOf, Terms, made_of, missing};
-use crate::report::{Fault, Severity};
+use crate::report::{Code, Fault, Severity};
 
 /// What becomes of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct Forecast {
 }
 
 /// A node of a handover: its name, its list, and whether it may be left.
-pub(crate) struct Given<'a> {
+pub(crate) struct GivenNode<'a> {
     pub(crate) name: &'a str,
     pub(crate) list: Option<CompatList<'a>>,
     pub(crate) optional: bool,
@@ -46,7 +46,7 @@ pub(crate) struct Given<'a> {
 
 impl Forecast {
     /// What a reader of these terms says to a root, whose `compatible` this is, and its nodes.
-    pub(crate) fn new<'a>(reads: &Terms, root: &[u8], nodes: impl Iterator<Item = Given<'a>>) -> Forecast {
+    pub(crate) fn new<'a>(reads: &Terms, root: &[u8], nodes: impl Iterator<Item = GivenNode<'a>>) -> Forecast {
         let layouts = reads.layouts();
         let texts = root.split(|&byte| byte == 0).filter(|text| !text.is_empty());
         let why = match_root(root, &layouts).and_then(|()| match_parts(root, &layouts)).err();
@@ -65,11 +65,11 @@ impl Forecast {
             let compatible = node.list.iter().flat_map(|list| list.iter()).map(|entry| entry.to_string());
             let compatible: Vec<String> = compatible.collect();
             let (verdict, why) = match node.list {
-                None => (Verdict::Opaque, Vec::new()),
-                Some(_) if takes.is_empty() => {
+                _ if takes.is_empty() => {
                     let (verdict, fault) = stranger(&compatible, node.optional);
                     (verdict, alloc::vec![fault])
                 }
+                None => (Verdict::Opaque, alloc::vec![Fault::new(Code::CompatMissing)]),
                 Some(list) => {
                     let why: Vec<Fault> = list.refused(&takes, &layouts).into_iter().map(Fault::from).collect();
                     match why.is_empty() {

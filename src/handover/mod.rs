@@ -100,13 +100,13 @@ mod node;
 mod outgoing;
 mod plan;
 mod planner;
+#[cfg(feature = "write")]
+mod reader;
 mod registry;
 #[cfg(feature = "write")]
 mod root;
 #[cfg(feature = "write")]
 mod scope;
-#[cfg(feature = "write")]
-mod successor;
 #[cfg(all(test, feature = "write"))]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -117,6 +117,8 @@ mod unsteady;
 pub use accepted::{Accepted, Failed};
 #[cfg(feature = "write")]
 pub use finished::{Finished, Unfinished};
+#[cfg(feature = "write")]
+pub(crate) use forecast::GivenNode;
 #[cfg(feature = "write")]
 pub use forecast::{Forecast, Foretold};
 #[cfg(feature = "std")]

@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use super::finished::{Finished, Unfinished};
 use super::layouts::{Layout, Layouts};
 use super::linux::{Linux, known_to_linux};
+use super::reader::Reader;
 use super::registry::takes;
 use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
-use super::successor::Successor;
 use crate::compat::{CompatList, CompatVec, Term, Terms};
 use crate::manifest::Manifest;
 use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
@@ -57,7 +57,7 @@ pub struct Outgoing<M: Home> {
     pub(super) linux: Option<Linux>,
     pub(super) layouts: Layouts,
     /// Who will read it, where that is known.
-    successor: Option<Successor>,
+    reader: Option<Reader>,
     /// What the program says that it writes.
     declared: Option<Terms>,
 }
@@ -81,7 +81,7 @@ impl<M: Home> Outgoing<M> {
             nodes: Vec::new(),
             linux: None,
             layouts: Layouts::default(),
-            successor: None,
+            reader: None,
             declared: None,
         }
     }
@@ -144,14 +144,14 @@ impl<M: Home> Outgoing<M> {
             let fault = Fault::new(Code::Refused).item(node.name.clone()).found("a node that is preserved already");
             return Err(fault.expected("a handover of which nothing is written"));
         }
-        self.successor = Some(Successor::new(reads, &self.layouts)?);
+        self.reader = Some(Reader::new(reads, &self.layouts)?);
         Ok(())
     }
 
     /// What was left out because it is optional and the successor does not read it, with the reasons.
     #[must_use]
     pub fn dropped(&self) -> &[(String, Vec<Fault>)] {
-        self.successor.as_ref().map_or(&[], |successor| &successor.dropped)
+        self.reader.as_ref().map_or(&[], |reader| &reader.dropped)
     }
 
     /// What the node `name` is made of, as it was written.
@@ -184,9 +184,9 @@ impl<M: Home> Outgoing<M> {
             let does: Terms = of_node(&mut offers.iter().map(|made_of| Term::node(name, *made_of, !optional)));
             Manifest::check(&says, &does)?;
         }
-        let made_of = match &mut self.successor {
+        let made_of = match &mut self.reader {
             None => component.compat().written_in(component.compat().owner().version(), &[]),
-            Some(successor) => match successor.settle(name, &offers, optional)? {
+            Some(reader) => match reader.settle(name, &offers, optional)? {
                 Some(made_of) => made_of,
                 None => return Ok(()),
             },

@@ -130,9 +130,9 @@ fn header<'c>(cache: &'c Cache<'_>) -> Result<&'c Header, Fault> {
 }
 
 /// Numbers that have no place in the header could be of any size, in a file that is sparse.
-fn few(extended: bool, item: &'static str, most: u16) -> Result<(), Fault> {
+fn few(extended: bool, most: &'static str) -> Result<(), Fault> {
     if extended {
-        let fault = Fault::new(Code::TooLarge).item(item).found(format_args!("more than {most}"));
+        let fault = Fault::new(Code::TooLarge).item("ELF").found(format_args!("more than {most}"));
         return Err(fault.expected("a number that is in the header"));
     }
     Ok(())
@@ -140,13 +140,13 @@ fn few(extended: bool, item: &'static str, most: u16) -> Result<(), Fault> {
 
 fn segments<'c>(header: &Header, cache: &'c Cache<'_>) -> Result<&'c [elf::ProgramHeader64<Endianness>], Fault> {
     let endian = header.endian().map_err(bad)?;
-    few(header.e_phnum(endian) == elf::PN_XNUM, "e_phnum", 0xfffe)?;
+    few(header.e_phnum(endian) == elf::PN_XNUM, "65534 segments")?;
     header.program_headers(endian, cache).map_err(bad)
 }
 
 fn sections<'c, 'f>(header: &Header, cache: &'c Cache<'f>) -> Result<Sections<'c, 'f>, Fault> {
     let endian = header.endian().map_err(bad)?;
-    few(header.e_shnum(endian) == 0 && header.e_shoff(endian) != 0, "e_shnum", 0xfeff)?;
+    few(header.e_shnum(endian) == 0 && header.e_shoff(endian) != 0, "65279 sections")?;
     header.sections(endian, cache).map_err(bad)
 }
 

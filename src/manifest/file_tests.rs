@@ -151,11 +151,11 @@ fn numbers_that_are_not_in_the_header_are_refused() {
     let sparse = File::from(file(&bytes));
     sparse.set_len(1 << 40).unwrap();
     let fault = Found::of_file(&sparse).unwrap_err();
-    assert_eq!(fault.to_string(), format!("too-large: e_phnum: found more than 65534, {header}"));
+    assert_eq!(fault.to_string(), format!("too-large: ELF: found more than 65534 segments, {header}"));
     // And one that claims as many sections.
     sparse.write_all_at(&[0, 0], 56).unwrap();
     sparse.write_all_at(&u64::from(u32::MAX).to_le_bytes(), 0x1000 + 32).unwrap();
-    let says = format!("too-large: e_shnum: found more than 65279, {header}");
+    let says = format!("too-large: ELF: found more than 65279 sections, {header}");
     assert_eq!(Found::of_file(&sparse).unwrap_err().to_string(), says);
     assert_eq!(Found::versions_of_file(&sparse).unwrap_err().to_string(), says);
 }

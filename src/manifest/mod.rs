@@ -2,7 +2,7 @@
 //!
 //! [`manifest!`](crate::manifest!) makes one static. Registry and handover are held to it
 //! ([`Registry::of`](crate::handover::Registry::of), [`Outgoing::of`](crate::handover::Outgoing::of)), and
-//! the same entries stand in two ELF sections: in a note of our own ([`abi::manifest`](crate::abi::manifest)), with
+//! the same entries stand in two ELF sections: in a note of our own ([`abi::manifest`]), with
 //! ranges of versions and what is required, and in `.liveupdate_versions`, as it was proposed for kernels. The sections
 //! survive `strip`, link-time optimisation and static linking; a second manifest in one program does not link.
 //!
@@ -42,7 +42,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::abi;
-use crate::compat::{CompatList, MadeOf, Reads, Term, Terms};
+use crate::compat::{CompatList, MadeOf, Reads, Term, Terms, is_node_name};
 use crate::report::{Code, Fault};
 
 pub use encode::{Bytes, note, note_size, versions, versions_size};
@@ -137,19 +137,6 @@ const fn entry(node: &'static str, made_of: &'static [CompatList<'static>], flag
         rest = more;
     }
     Entry { what: What::Node(node, made_of), flags }
-}
-
-/// Whether a node of a handover can have that name.
-const fn is_node_name(name: &[u8]) -> bool {
-    let [b'a'..=b'z' | b'A'..=b'Z', rest @ ..] = name else { return false };
-    let mut rest = rest;
-    while let [byte, more @ ..] = rest {
-        if !matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b',' | b'.' | b'_' | b'+' | b'-') {
-            return false;
-        }
-        rest = more;
-    }
-    name.len() <= 31
 }
 
 impl Entry {

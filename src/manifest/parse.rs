@@ -15,6 +15,8 @@ use crate::report::{Code, Fault};
 
 /// What a program says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct Found {
     /// What it reads.
     pub reads: Terms,
@@ -114,11 +116,6 @@ impl Found {
         if node.is_empty() != (header.kind.get() == KIND_LAYOUT) {
             let fault = Fault::new(Code::Text).item("node").found(Quoted(node));
             return Err(fault.expected("a name for a node, none for a layout"));
-        }
-        // It is told as it is.
-        if !node.is_empty() && !super::is_node_name(node) {
-            let fault = Fault::new(Code::Text).item("node").found(Quoted(node));
-            return Err(fault.expected("a letter, then letters, digits and ,._+-, at most 31"));
         }
         let (node, made_of) = (text(node, "node")?, text(made_of, "made_of")?);
         let flags = header.flags.get();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::profile::{By, Profile};
 use super::scan::NO_HANDLERS;
 use crate::abi::{self, kexec_metadata, kho, kho_test, luo, memblock};
-use crate::compat::Compat;
+use crate::compat::{Compat, Term, Terms};
 use crate::inspect::{Content, Decoded, Node, Problem};
 use crate::num::u64_of;
 use crate::report::{Class, Code, Severity};
@@ -17,10 +17,37 @@ use crate::report::{Class, Code, Severity};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
     pub(super) items: Vec<Item>,
+    /// The same as a program looks at it.
+    pub(super) given: Given,
     /// Bytes of a page, where they are known.
     pub(super) page_size: Option<u64>,
     /// What is wrong with it, other than versions: code, node, item, text.
     pub(super) broken: Vec<(Code, String, String, String)>,
+}
+
+/// What a program is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Given {
+    /// A handover that exists: the strings of its root, and its nodes.
+    Nodes(Vec<String>, Vec<GivenNode>),
+    /// What a program can write, each in several versions.
+    Terms(Terms),
+}
+
+/// A node of a handover that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GivenNode {
+    pub(super) name: String,
+    pub(super) compatible: Vec<String>,
+    /// As what its blob was read, which may say what it is.
+    pub(super) read_as: Option<String>,
+    pub(super) optional: bool,
+}
+
+impl Default for Given {
+    fn default() -> Self {
+        Given::Nodes(Vec::new(), Vec::new())
+    }
 }
 
 /// What a component is to a kernel.
@@ -35,6 +62,19 @@ pub(super) enum Role {
     Metadata,
     SelfTest,
     Other,
+}
+
+impl Role {
+    /// That of a node.
+    fn of(node: &str) -> Role {
+        match node {
+            luo::NODE => Role::Luo,
+            memblock::NODE => Role::Memblock,
+            kexec_metadata::NODE => Role::Metadata,
+            kho_test::NODE => Role::SelfTest,
+            _ => Role::Other,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +93,9 @@ impl Carried {
     /// What the kernel of an image writes: the newest version of each component that it has.
     #[must_use]
     pub fn written_by(profile: &Profile) -> Carried {
+        if let Some(program) = &profile.program {
+            return Carried::written_by_program(&program.writes);
+        }
         let mut newest = BTreeMap::new();
         for statement in &profile.understands {
             let Ok(reads) = statement.reads() else { continue };
@@ -79,7 +122,35 @@ impl Carried {
             items.push(Item { node, role, components: vec![statement.component.clone()], count, implied });
         }
         items.sort_by_key(|item| item.role);
-        Carried { items, page_size: profile.page_size, broken: Vec::new() }
+        let node = |item: &Item| GivenNode {
+            name: item.node.trim_start_matches('/').into(),
+            compatible: Vec::new(),
+            read_as: item.components.first().cloned(),
+            optional: false,
+        };
+        let of = |root: bool| items.iter().filter(move |item| (item.node == "/") == root && item.role != Role::Handler);
+        let root = of(true).flat_map(|item| item.components.clone()).collect();
+        let given = Given::Nodes(root, of(false).map(node).collect());
+        Carried { items, given, page_size: profile.page_size, broken: Vec::new() }
+    }
+
+    /// What a program writes for whom it knows nothing of: the newest version of each node.
+    fn written_by_program(writes: &Terms) -> Carried {
+        let list = |term: &Term| term.made_of().split(';').map(String::from).collect::<Vec<String>>();
+        let mut carried = Carried::default();
+        let layouts = writes.iter().filter(|term| term.name().is_empty());
+        carried.root(&layouts.flat_map(list).collect::<Vec<String>>());
+        for name in writes.names() {
+            let newest = writes
+                .iter()
+                .filter(|term| term.name() == name)
+                .max_by_key(|term| term.versions().map(|v| v.newest().version()));
+            let components = newest.map(list).unwrap_or_default().into_iter().take(1).collect();
+            let node = format!("/{name}");
+            carried.items.push(Item { node, role: Role::of(name), components, count: 1, implied: false });
+        }
+        carried.given = Given::Terms(writes.clone());
+        carried
     }
 
     /// Whether nothing is carried: not even a root.
@@ -94,6 +165,13 @@ impl From<&Decoded> for Carried {
         let mut carried =
             Carried { page_size: decoded.page_size.as_ref().map(|page| page.bytes), ..Carried::default() };
         carried.root(&decoded.root.compatible);
+        let node = |node: &Node| GivenNode {
+            name: node.name.clone(),
+            compatible: node.compatible.clone(),
+            read_as: node.read_as.clone(),
+            optional: node.optional,
+        };
+        carried.given = Given::Nodes(decoded.root.compatible.clone(), decoded.nodes.iter().map(node).collect());
         for node in &decoded.nodes {
             carried.node(node, &decoded.findings);
         }
@@ -130,13 +208,7 @@ impl Carried {
 
     fn node(&mut self, node: &Node, findings: &[Problem]) {
         let path = format!("/{}", node.name);
-        let role = match node.name.as_str() {
-            luo::NODE => Role::Luo,
-            memblock::NODE => Role::Memblock,
-            kexec_metadata::NODE => Role::Metadata,
-            kho_test::NODE => Role::SelfTest,
-            _ => Role::Other,
-        };
+        let role = Role::of(&node.name);
         // What could be read says what it is; of another version, the finding does.
         let of_finding = || {
             let of_node = findings.iter().filter(|problem| problem.node == path && problem.class == Class::Mismatch);

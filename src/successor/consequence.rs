@@ -31,6 +31,10 @@ pub enum Consequence {
     StaysReserved,
     /// It is read as something that it is not.
     Misread,
+    /// The program refuses all of it.
+    SuccessorRefuses,
+    /// The program goes on without it.
+    LeftBehind,
     /// Nobody can say.
     Unforeseen,
 }
@@ -67,7 +71,11 @@ impl Consequence {
             Consequence::Misread => {
                 "the next kernel does not notice, and reads it as something else: wrong memory is taken for preserved"
             }
-            Consequence::Unforeseen => "what the next kernel does with it is not known",
+            Consequence::SuccessorRefuses => {
+                "the program refuses the whole handover at its door and restores nothing; exec does not leave for it"
+            }
+            Consequence::LeftBehind => "the program goes on without it, and its memory is freed",
+            Consequence::Unforeseen => "what the successor does with it is not known",
         }
     }
 
@@ -93,6 +101,10 @@ impl Consequence {
             Consequence::StaysReserved => {
                 "leave it out of the handover, or accept that its memory is missing until then"
             }
+            Consequence::SuccessorRefuses => {
+                "choose a program that reads this version, or write one that it reads (Outgoing::write_for)"
+            }
+            Consequence::LeftBehind => "nothing, if the successor can do without",
             Consequence::Misread => "do not go: choose a kernel with the same layout and the same page size",
             Consequence::Unforeseen => "do not go before it is known why: see kho check",
         }

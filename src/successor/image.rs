@@ -12,6 +12,7 @@ use super::profile::{By, Profile, Setting};
 use super::scan::{self, Scanner};
 use super::unpack::{Packing, unpack};
 use crate::abi::x86_boot;
+use crate::manifest::Found;
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
 
@@ -88,7 +89,8 @@ impl Profile {
     /// Reads what a kernel understands from its image, without running it.
     ///
     /// `vmlinux`, `bzImage`, `Image` of arm64 and RISC-V, zboot images, UKIs, and any of them packed by gzip, xz, zstd,
-    /// lz4, bzip2 or lzma (feature `images`).
+    /// lz4, bzip2 or lzma (feature `images`). A program that has a [manifest](mod@crate::manifest) is a profile too: of its
+    /// file only that is read.
     ///
     /// ```no_run
     /// use kho::successor::Profile;
@@ -105,6 +107,12 @@ impl Profile {
     pub fn of_image(path: impl AsRef<Path>) -> Result<Profile, Fault> {
         let io = |error| Fault::new(Code::Io).item(path.as_ref().display().to_string()).found(error);
         let file = File::open(&path).map_err(io)?;
+        match Found::of_file(&file) {
+            Ok(Some(found)) => return Ok(Profile::of_program(found)),
+            // What is wrong with the note of a program is told; of what is no whole ELF file, below.
+            Err(fault) if fault.at().item.as_deref() != Some("ELF") => return Err(fault),
+            _ => {}
+        }
         let mut bytes = Vec::new();
         file.take(LIMIT.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
         Profile::of_bytes(&bytes)

@@ -11,6 +11,7 @@
 //! | source | what it says |
 //! |---|---|
 //! | a pinned profile | what an operator knows |
+//! | the [manifest](mod@crate::manifest) of a program | all that it reads and writes, with what it needs |
 //! | ELF section `.liveupdate_versions` | every handler of files, and nothing else |
 //! | the same table by its magic, in images without sections | the same |
 //! | ELF section `.liveupdate_features` | shown; its format is not settled, and nothing is made of it |
@@ -22,6 +23,7 @@ mod consequence;
 mod image;
 mod plan;
 mod profile;
+mod program;
 mod scan;
 #[cfg(test)]
 mod table_tests;

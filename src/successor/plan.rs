@@ -51,6 +51,19 @@ pub enum Answer {
     CannotTell,
 }
 
+impl Answer {
+    pub(super) fn of(lines: &[Line]) -> Answer {
+        let has = |verdict| lines.iter().any(|line: &Line| line.verdict == verdict);
+        if has(Verdict::Refused) {
+            Answer::Refused
+        } else if has(Verdict::Untold) || lines.is_empty() {
+            Answer::CannotTell
+        } else {
+            Answer::Go
+        }
+    }
+}
+
 /// One component of the handover, and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -117,6 +130,9 @@ impl Plan {
     /// node or its component is in `required`: `memblock`.
     #[must_use]
     pub fn new(carried: &Carried, successor: &Profile, required: &[&str]) -> Plan {
+        if let Some(program) = &successor.program {
+            return super::program::plan(carried, program, required);
+        }
         let mut successor = successor.clone();
         super::scan::imply(&mut successor);
         let successor = &successor;
@@ -125,13 +141,7 @@ impl Plan {
         let mut not_reached = 0;
         for (number, item) in (1_u64..).zip(&carried.items) {
             let mut line = Judge { item, successor }.line();
-            let named = |name: &&str| {
-                let component = Compat::parse(line.component.as_str()).map_or("", |found| found.name());
-                line.node.trim_start_matches('/') == *name || component == *name || line.component == *name
-            };
-            if line.verdict == Verdict::Dropped && required.iter().any(named) {
-                line.verdict = Verdict::Refused;
-            }
+            line.require(required);
             let lost = line.verdict == Verdict::Refused && item.role == Role::Root;
             lines.push(line);
             if lost {
@@ -139,14 +149,7 @@ impl Plan {
                 break;
             }
         }
-        let has = |verdict| lines.iter().any(|line: &Line| line.verdict == verdict);
-        let answer = if has(Verdict::Refused) {
-            Answer::Refused
-        } else if has(Verdict::Untold) || lines.is_empty() {
-            Answer::CannotTell
-        } else {
-            Answer::Go
-        };
+        let answer = Answer::of(&lines);
         let mut notes = Vec::new();
         if successor.is_heuristic() {
             notes.push(format!("heuristic: {}", Profile::CANNOT_KNOW));
@@ -160,7 +163,26 @@ impl Plan {
     }
 }
 
-fn line(node: &str, component: &str, verdict: Verdict, fault: Option<&Fault>, consequence: Consequence) -> Line {
+impl Line {
+    /// What would be dropped is refused, if it is the node or the component of one of these names.
+    pub(super) fn require(&mut self, required: &[&str]) {
+        let named = |name: &&str| {
+            let component = Compat::parse(self.component.as_str()).map_or("", |found| found.name());
+            self.node.trim_start_matches('/') == *name || component == *name || self.component == *name
+        };
+        if self.verdict == Verdict::Dropped && required.iter().any(named) {
+            self.verdict = Verdict::Refused;
+        }
+    }
+}
+
+pub(super) fn line(
+    node: &str,
+    component: &str,
+    verdict: Verdict,
+    fault: Option<&Fault>,
+    consequence: Consequence,
+) -> Line {
     Line {
         node: node.into(),
         component: component.into(),
@@ -177,7 +199,7 @@ fn line(node: &str, component: &str, verdict: Verdict, fault: Option<&Fault>, co
 }
 
 /// What is wrong with the handover itself: once for each node and code, with how often.
-fn broken(carried: &Carried) -> Vec<Line> {
+pub(super) fn broken(carried: &Carried) -> Vec<Line> {
     let mut seen = BTreeMap::new();
     let mut lines: Vec<Line> = Vec::new();
     for (code, node, item, text) in &carried.broken {

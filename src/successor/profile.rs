@@ -5,6 +5,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::compat::{Compat, Reads};
+use crate::manifest::Found;
 use crate::report::{Code, Fault};
 
 /// What a successor understands, and who says so.
@@ -30,6 +31,9 @@ pub struct Profile {
     pub config: Vec<Setting>,
     /// What it reads.
     pub understands: Vec<Statement>,
+    /// What the manifest says, of a program that has one: it reads and writes this and nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<Found>,
     /// Whether [`Profile::understands`] names every handler of files that it has.
     pub handlers_complete: bool,
     /// Names in `.liveupdate_features`, whose format is not settled: shown, and nothing is made of them.
@@ -62,6 +66,8 @@ pub struct Statement {
 pub enum By {
     /// An operator, in a profile that was pinned.
     Operator,
+    /// The manifest of a program.
+    Manifest,
     /// The ELF section `.liveupdate_versions`.
     LiveupdateVersions,
     /// The same table, found by its magic in an image that has no sections.
@@ -80,6 +86,7 @@ impl fmt::Display for By {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             By::Operator => "pinned",
+            By::Manifest => "manifest",
             By::LiveupdateVersions => ".liveupdate_versions",
             By::VersionTable => "table of versions",
             By::Header => "header",
@@ -161,6 +168,12 @@ impl Profile {
     pub fn is_kernel(&self) -> bool {
         let said = [By::Operator, By::LiveupdateVersions, By::VersionTable];
         self.banner.is_some() || self.understands.iter().any(|statement| said.contains(&statement.by))
+    }
+
+    /// A program by what its manifest says.
+    #[must_use]
+    pub fn of_program(found: Found) -> Profile {
+        Profile { profile: Self::VERSION, layers: vec!["program".into()], program: Some(found), ..Profile::default() }
     }
 
     /// Whether anything of it is known by strings alone.

@@ -67,11 +67,14 @@ impl Finished<Bundle> {
         match program.manifest() {
             Ok(None) => untold("it has no manifest"),
             Ok(Some(found)) => {
-                let forecast = self.forecast(&found.reads).map_err(ExecError::Manifest)?;
+                let forecast = self.forecast(&found.reads);
+                let forecast = forecast.map_err(|fault| ExecError::io("root FDT", std::io::Error::other(fault)))?;
                 if forecast.verdict() == Verdict::Refused { Err(ExecError::Refused(forecast)) } else { Ok(()) }
             }
             // A successor from the future says at its own door what it does not take.
             Err(fault) if fault.code().class() == Class::Mismatch => untold(&fault.to_string()),
+            // What cannot be started says so itself.
+            Err(fault) if fault.at().item.as_deref() == Some("ELF") => untold(&fault.to_string()),
             Err(fault) => Err(ExecError::Manifest(fault)),
         }
     }

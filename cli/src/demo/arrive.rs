@@ -29,7 +29,7 @@ pub(super) fn arrive(args: &Args, arrival: Arrival) -> Result<ExitCode, Box<dyn 
     if let Some(reason) = arrival.reason {
         return Err(format!("the successor went back: {reason}").into());
     }
-    let mut registry = Registry::new();
+    let mut registry = Registry::of(&parts::MANIFEST);
     let files = registry.add(files::NODE, FilesNode);
     let memfd = registry.add(parts::MEMFD, MemfdNode);
     let test = registry.add(kho_test::NODE, SelfTestNode);

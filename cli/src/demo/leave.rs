@@ -25,7 +25,7 @@ pub(super) fn leave(args: &Args) -> Result<Stayed, Failed> {
     let page = kho::mem::Geometry::with_page_size(u64::try_from(rustix::param::page_size())?)
         .ok_or("pages of this machine are neither 4K, 16K nor 64K")?;
     enough_memory(args.size)?;
-    let mut outgoing = Outgoing::new(Bundle::new(1 << 30)?);
+    let mut outgoing = Outgoing::of(Bundle::new(1 << 30)?, &parts::MANIFEST);
 
     let (ram, ram_hash) = memfd("ram", args.size, 1)?;
     seal(&ram, SealFlags::GROW | SealFlags::SHRINK)?;

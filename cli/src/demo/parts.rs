@@ -35,6 +35,18 @@ pub(super) const ARRAY_IS: CompatList<'static> = CompatList::new(Compat::new("de
 /// What the ledger means.
 pub(super) const LEDGER_IS: CompatList<'static> = CompatList::new(Compat::new("demo-ledger", 1), &[]);
 
+kho::manifest! {
+    /// What the demo takes over and hands over: `kho manifest` of this very program.
+    pub(super) static MANIFEST = [
+        both(kho::abi::files::NODE, &[kho::files::MADE_OF]),
+        both(MEMFD, &[kho::memfd::MADE_OF]),
+        both(kho::abi::kho_test::NODE, &[kho::selftest::MADE_OF]),
+        both(TABLE, &[TABLE_IS]),
+        both(ARRAY, &[ARRAY_IS]),
+        both(LEDGER, &[LEDGER_IS]),
+    ];
+}
+
 /// A record of the table.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]

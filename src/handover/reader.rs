@@ -10,7 +10,7 @@ use crate::compat::{self, Compat, CompatVec, MadeOf, Terms, agree, made_of, sett
 use crate::report::Fault;
 
 /// Who will read what is written.
-pub(super) struct Successor {
+pub(super) struct Reader {
     reads: Terms,
     /// The versions of layouts that are written.
     agreed: Vec<Compat<'static>>,
@@ -18,7 +18,7 @@ pub(super) struct Successor {
     pub(super) dropped: Vec<(String, Vec<Fault>)>,
 }
 
-impl Successor {
+impl Reader {
     /// # Errors
     /// When it does not read the root, or its tree.
     pub(super) fn new(reads: &Terms, layouts: &Layouts) -> Result<Self, Fault> {
@@ -27,7 +27,7 @@ impl Successor {
             part.judge(&known).map_err(|difference| Fault::from(difference).item(abi::kho::COMPATIBLE))?;
         }
         let agreed = agree(&layouts.versions(), &known);
-        Ok(Successor { reads: reads.clone(), agreed, dropped: Vec::new() })
+        Ok(Reader { reads: reads.clone(), agreed, dropped: Vec::new() })
     }
 
     /// What a node is written as; none when it is left out.
