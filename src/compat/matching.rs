@@ -228,7 +228,8 @@ impl<'a> CompatList<'a> {
     ///
     /// `takes` is what the reader takes in this place: one of them must have the version of the owner. What the owner
     /// uses is judged by whoever owns *that* layout, if `layouts` names it, and must else stand in exactly the version
-    /// that the reader knows. Of an owner that is not taken the differences from the newest are told.
+    /// that the reader knows. Of a version of the owner that is not taken nothing else is told than that, and which
+    /// layouts are not known; of another owner the differences from the newest.
     ///
     /// ```
     /// use kho::compat::{Compat, CompatList, CompatVec, MadeOf, Reads};
@@ -246,14 +247,34 @@ impl<'a> CompatList<'a> {
     #[must_use]
     pub fn refused(self, takes: &[MadeOf<'a>], layouts: &[Reads<'a>]) -> Vec<Difference<'a>> {
         let owner = self.owner();
-        let fits = takes.iter().find(|made_of| owner.judge(&[made_of.owner()]).is_ok());
-        let newest = takes.iter().max_by_key(|made_of| made_of.newest.owner().version);
-        let Some(expected) = fits.or(newest) else {
-            return alloc::vec![Difference::Unknown { found: owner }];
-        };
         let mut reads = layouts.to_vec();
         reads.extend(takes.iter().map(MadeOf::owner));
-        self.differences(expected.newest, &reads)
+        let mut first = None;
+        for fits in takes.iter().filter(|made_of| owner.judge(&[made_of.owner()]).is_ok()) {
+            let differences = self.differences(fits.newest, &reads);
+            if differences.is_empty() {
+                return differences;
+            }
+            first = first.or(Some(differences));
+        }
+        if let Some(differences) = first {
+            return differences;
+        }
+        let Some(newest) = takes.iter().max_by_key(|made_of| made_of.newest.owner().version) else {
+            return alloc::vec![Difference::Unknown { found: owner }];
+        };
+        let mut differences = self.differences(newest.newest, &reads);
+        if takes.iter().any(|made_of| made_of.newest.owner().name == owner.name) {
+            // What another version of the owner uses is no fault of its own, and layouts of its name are not it.
+            let owners: Vec<Reads<'a>> = takes.iter().map(MadeOf::owner).collect();
+            differences.retain(|one| match one {
+                Difference::Extra { .. } | Difference::Missing { .. } => false,
+                Difference::Older { found, .. } | Difference::Newer { found, .. } => *found != owner,
+                Difference::Unknown { .. } | Difference::Owner { .. } => true,
+            });
+            differences.splice(..0, owner.judge(&owners).err());
+        }
+        differences
     }
 
     /// Every difference between this list, which was found, and the one that was expected in its place.

@@ -34,10 +34,10 @@ use core::hash::{Hash, Hasher};
 
 pub use list::{CompatList, CompatVec};
 pub use matching::{Difference, MadeOf, Reads};
-pub(crate) use terms::missing;
 pub use terms::{Agreed, Agreement, Outcome, Term, Terms, negotiate};
 #[cfg(feature = "write")]
 pub(crate) use terms::{Layouts, agree, made_of, settle};
+pub(crate) use terms::{is_node_name, missing};
 
 use crate::report::{Code, Fault};
 
@@ -312,7 +312,7 @@ impl Iterator for Printed<'_> {
 }
 
 /// Foreign bytes in a message: escaped, and cut when long.
-struct Quoted<'a>(&'a [u8]);
+pub(crate) struct Quoted<'a>(pub(crate) &'a [u8]);
 
 impl Quoted<'_> {
     const LONGEST: usize = 64;

@@ -7,10 +7,10 @@
 
 use alloc::borrow::ToOwned as _;
 use alloc::collections::BTreeMap;
-use alloc::string::{String, ToString as _};
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::{Compat, CompatList, CompatVec, MadeOf, Reads};
+use super::{Compat, CompatList, CompatVec, MadeOf, Quoted, Reads, Short};
 use crate::report::{Code, Fault};
 
 /// What a side reads or writes in one place: a node, or a layout that nodes use.
@@ -52,6 +52,19 @@ impl TryFrom<Unchecked> for Term {
     }
 }
 
+/// Whether a node of a handover can have that name.
+pub(crate) const fn is_node_name(name: &[u8]) -> bool {
+    let [b'a'..=b'z' | b'A'..=b'Z', rest @ ..] = name else { return false };
+    let mut rest = rest;
+    while let [byte, more @ ..] = rest {
+        if !matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b',' | b'.' | b'_' | b'+' | b'-') {
+            return false;
+        }
+        rest = more;
+    }
+    name.len() <= 31
+}
+
 impl Term {
     /// What is read or written as the node `node`; `required` when the handover must not be made without it.
     #[must_use]
@@ -69,12 +82,24 @@ impl Term {
     /// As [`Term::node`], of a composite that somebody else wrote; a layout when `node` is empty.
     ///
     /// # Errors
-    /// As [`CompatVec::parse_text`]; [`Code::TooLarge`] when `oldest` is newer than the composite.
+    /// As [`CompatVec::parse_text`]; [`Code::TooLarge`] when `oldest` is newer than the composite;
+    /// [`Code::ComponentUnlisted`] for a layout that uses something; [`Code::Text`] for a name that no node of a handover
+    /// can have.
     pub fn parse(node: &str, made_of: &str, oldest: u32, required: bool) -> Result<Self, Fault> {
-        let newest = CompatVec::parse_text(made_of).map_err(|fault| fault.item("made_of"))?.list().owner().version;
-        if oldest > newest {
+        // The name is told as it is.
+        if !node.is_empty() && !is_node_name(node.as_bytes()) {
+            let fault = Fault::new(Code::Text).item("node").found(Quoted(node.as_bytes()));
+            return Err(fault.expected("a letter, then letters, digits and ,._+-, at most 31"));
+        }
+        let list = CompatVec::parse_text(made_of).map_err(|fault| fault.item("made_of"))?;
+        let newest = list.list().owner();
+        if node.is_empty() && !list.list().uses().is_empty() {
+            let fault = Fault::new(Code::ComponentUnlisted).item("made_of").found(Quoted(made_of.as_bytes()));
+            return Err(fault.expected(format_args!("the layout {} alone", Short(newest))));
+        }
+        if oldest > newest.version {
             let fault = Fault::new(Code::TooLarge).item("oldest").found(oldest);
-            return Err(fault.expected(format_args!("at most {newest}, the version of {}", made_of.escape_debug())));
+            return Err(fault.expected(format_args!("at most {}, the version of {}", newest.version, Short(newest))));
         }
         Ok(Term { node: node.to_owned(), made_of: made_of.to_owned(), oldest, required })
     }
@@ -233,7 +258,8 @@ impl Agreement {
 
 /// Holds what one side can write against what the other one reads.
 ///
-/// The same for the same input; and the versions agreed on are the same whichever side offers.
+/// The same for the same input; and the versions agreed on are the same whichever side offers, if each side knows the
+/// layouts that its own composites use.
 ///
 /// ```
 /// use kho::compat::{Compat, CompatList, MadeOf, Outcome, Term, Terms, negotiate};
@@ -262,9 +288,9 @@ pub fn negotiate(offer: &Terms, accept: &Terms) -> Agreement {
         nodes.insert(node, outcome);
     }
     for node in accept.names().filter(|node| accept.requires(node)) {
-        let expected =
-            || accept.lists(node).first().map_or_else(String::new, |(list, _)| list.list().owner().to_string());
-        nodes.entry(node).or_insert_with(|| Outcome::Refuse(alloc::vec![missing(&expected())]));
+        let lists = accept.lists(node);
+        let why = lists.first().map(|(list, _)| missing(list.list().owner()));
+        nodes.entry(node).or_insert_with(|| Outcome::Refuse(Vec::from_iter(why)));
     }
     Agreement {
         layouts: layouts.iter().map(|layout| layout.to_string()).collect(),
@@ -273,8 +299,8 @@ pub fn negotiate(offer: &Terms, accept: &Terms) -> Agreement {
 }
 
 /// A node that the successor needs, and that is not there.
-pub(crate) fn missing(expected: &dyn core::fmt::Display) -> Fault {
-    Fault::new(Code::ComponentMissing).expected(expected)
+pub(crate) fn missing(expected: Compat<'_>) -> Fault {
+    Fault::new(Code::ComponentMissing).expected(Short(expected))
 }
 
 pub(crate) fn made_of<'a>((list, oldest): &'a (CompatVec<'_>, u32)) -> MadeOf<'a> {
@@ -351,3 +377,7 @@ impl<'a> CompatList<'a> {
         CompatVec::of(self.owner().in_version(version), uses.collect())
     }
 }
+
+#[cfg(test)]
+#[path = "terms_tests.rs"]
+mod tests;

@@ -84,7 +84,7 @@ impl Forecast {
         for name in reads.names().filter(|name| reads.requires(name) && !seen.contains(name)) {
             let lists = reads.lists(name);
             let Some((list, _)) = lists.first() else { continue };
-            let why = alloc::vec![missing(&list.list().owner())];
+            let why = alloc::vec![missing(list.list().owner())];
             let node = format!("/{name}");
             told.push(Foretold { node, compatible: Vec::new(), verdict: Verdict::Refused, why });
         }

@@ -83,6 +83,8 @@
 
 mod accepted;
 mod claims;
+#[cfg(all(test, feature = "write"))]
+mod door;
 #[cfg(feature = "write")]
 mod finished;
 #[cfg(all(test, feature = "std"))]

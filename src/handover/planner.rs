@@ -288,7 +288,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let seen: alloc::collections::BTreeSet<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         for entry in self.registry.entries.iter().filter(|entry| entry.required) {
             if !seen.contains(entry.name.as_str()) {
-                self.findings.add(&format!("/{}", entry.name), missing(&entry.component.compat().owner()));
+                self.findings.add(&format!("/{}", entry.name), missing(entry.component.compat().owner()));
             }
         }
     }

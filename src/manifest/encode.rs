@@ -6,7 +6,7 @@ use crate::abi::manifest::{
     COMPAT, KIND_LAYOUT, KIND_NODE, NAME, READS, TYPE, VERSIONS_ENTRY, VERSIONS_MAGIC, VERSIONS_VERSION, WRITES,
 };
 use crate::compat::{Compat, CompatList, MadeOf, Reads};
-use crate::num::{low_u16, low_u32};
+use crate::num::{low_u16, low_u32, u64_of};
 
 /// Bytes of a section, aligned as notes are.
 #[derive(Clone, Copy, Debug)]
@@ -154,6 +154,7 @@ pub const fn note_size(entries: &[Entry]) -> usize {
 #[must_use]
 pub const fn note<const N: usize>(entries: &[Entry]) -> Bytes<N> {
     let (_, count) = body(Out { rest: &mut [], len: 0 }, entries);
+    assert!(count <= super::MOST && u64_of(N) <= super::LIMIT, "a manifest that readers take");
     let mut bytes = [0; N];
     let out = Out { rest: &mut bytes, len: 0 };
     let out = out.u32(low_u32(NAME.len())).u32(low_u32(N.saturating_sub(NOTE))).u32(TYPE).bytes(&NAME);

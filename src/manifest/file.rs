@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable};
 use object::{Endianness, ReadCache, elf};
 
 use super::{Found, LIMIT, table};
@@ -15,6 +15,7 @@ use crate::report::{Code, Fault};
 
 type Header = elf::FileHeader64<Endianness>;
 type Cache<'f> = ReadCache<Positioned<'f>>;
+type Sections<'c, 'f> = SectionTable<'c, Header, &'c Cache<'f>>;
 
 fn bad(error: object::Error) -> Fault {
     Fault::new(Code::Truncated).item("ELF").found(error).expected("a whole ELF file")
@@ -34,18 +35,18 @@ impl Found {
     /// ```
     ///
     /// # Errors
-    /// [`Code::Io`]; [`Code::Magic`] when it is no 64-bit ELF file; [`Code::Truncated`] when it is cut;
-    /// [`Code::ForeignEndian`]; those of [`Found::parse`].
+    /// [`Code::Magic`] when it is no 64-bit ELF file, or cannot be read; [`Code::Truncated`] when it is cut;
+    /// [`Code::TooLarge`] for more notes than the limit; [`Code::ForeignEndian`]; those of [`Found::parse`].
     pub fn of_file(file: impl AsFd) -> Result<Option<Found>, Fault> {
         let file = opened(file.as_fd());
         let cache = &file;
         let header = header(cache)?;
         let endian = header.endian().map_err(bad)?;
-        for segment in header.program_headers(endian, cache).map_err(bad)? {
-            if segment.p_type(endian) != elf::PT_NOTE {
-                continue;
-            }
-            check_size(segment.p_filesz(endian), "PT_NOTE")?;
+        let segments = segments(header, cache)?;
+        let mut bytes = 0_u64;
+        for segment in segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_NOTE) {
+            bytes = bytes.saturating_add(segment.p_filesz(endian));
+            check_size(bytes, "PT_NOTE")?;
             let Some(mut notes) = segment.notes(endian, cache).map_err(bad)? else { continue };
             while let Some(note) = notes.next().map_err(bad)? {
                 if is_ours(note.name(), note.n_type(endian).0) {
@@ -53,7 +54,11 @@ impl Found {
                 }
             }
         }
-        let sections = header.sections(endian, cache).map_err(bad)?;
+        // What is executed needs no sections, and may have broken ones.
+        if !segments.is_empty() {
+            return Ok(None);
+        }
+        let sections = sections(header, cache)?;
         let Some((_, section)) = sections.section_by_name(endian, SECTION.as_bytes()) else { return Ok(None) };
         check_size(section.sh_size(endian), SECTION)?;
         let data = section.data(endian, cache).map_err(bad)?;
@@ -70,7 +75,7 @@ impl Found {
         let cache = &file;
         let header = header(cache)?;
         let endian = header.endian().map_err(bad)?;
-        let sections = header.sections(endian, cache).map_err(bad)?;
+        let sections = sections(header, cache)?;
         let Some((_, section)) = sections.section_by_name(endian, VERSIONS_SECTION.as_bytes()) else {
             return Ok(None);
         };
@@ -124,6 +129,27 @@ fn header<'c>(cache: &'c Cache<'_>) -> Result<&'c Header, Fault> {
     Ok(header)
 }
 
+/// Numbers that have no place in the header could be of any size, in a file that is sparse.
+fn few(extended: bool, most: &'static str) -> Result<(), Fault> {
+    if extended {
+        let fault = Fault::new(Code::TooLarge).item("ELF").found(format_args!("more than {most}"));
+        return Err(fault.expected("a number that is in the header"));
+    }
+    Ok(())
+}
+
+fn segments<'c>(header: &Header, cache: &'c Cache<'_>) -> Result<&'c [elf::ProgramHeader64<Endianness>], Fault> {
+    let endian = header.endian().map_err(bad)?;
+    few(header.e_phnum(endian) == elf::PN_XNUM, "65534 segments")?;
+    header.program_headers(endian, cache).map_err(bad)
+}
+
+fn sections<'c, 'f>(header: &Header, cache: &'c Cache<'f>) -> Result<Sections<'c, 'f>, Fault> {
+    let endian = header.endian().map_err(bad)?;
+    few(header.e_shnum(endian) == 0 && header.e_shoff(endian) != 0, "65279 sections")?;
+    header.sections(endian, cache).map_err(bad)
+}
+
 fn check_size(bytes: u64, item: &'static str) -> Result<(), Fault> {
     if bytes > LIMIT {
         let fault = Fault::new(Code::TooLarge).item(item).found(bytes);
@@ -136,3 +162,7 @@ fn is_ours(name: &[u8], kind: u32) -> bool {
     let own = NAME.strip_suffix(&[0]).unwrap_or(&NAME);
     name == own && kind == TYPE
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

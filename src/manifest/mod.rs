@@ -42,7 +42,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::abi;
-use crate::compat::{CompatList, MadeOf, Reads, Term, Terms};
+use crate::compat::{CompatList, MadeOf, Reads, Term, Terms, is_node_name};
 use crate::report::{Code, Fault};
 
 pub use encode::{Bytes, note, note_size, versions, versions_size};
@@ -50,6 +50,9 @@ pub use parse::{Found, table};
 
 /// So many bytes a note has at most.
 pub const LIMIT: u64 = 1 << 20;
+
+/// So many entries a note has at most: what two programs say of each other is compared each with each.
+pub const MOST: u32 = 4096;
 
 /// The layouts that this library reads and writes, which nodes need not declare.
 pub const LAYOUTS: &[Reads<'static>] = &[
@@ -81,8 +84,8 @@ pub struct Entry {
 ///
 /// # Panics
 ///
-/// When there is no list, or they are not of one owner in descending versions, or the name is longer than a device tree
-/// has it; in a `const`, that is an error of the compiler.
+/// When there is no list, or they are not of one owner in descending versions, or no node of a device tree can have the
+/// name; in a `const`, that is an error of the compiler.
 #[must_use]
 #[track_caller]
 pub const fn both(node: &'static str, made_of: &'static [CompatList<'static>]) -> Entry {
@@ -119,7 +122,10 @@ pub const fn layout(versions: Reads<'static>) -> Entry {
 }
 
 const fn entry(node: &'static str, made_of: &'static [CompatList<'static>], flags: u16) -> Entry {
-    assert!(!node.is_empty() && node.len() <= 31, "the name of a node has 1 to 31 bytes");
+    assert!(
+        is_node_name(node.as_bytes()),
+        "the name of a node is a letter, then letters, digits and ,._+-, at most 31"
+    );
     assert!(!made_of.is_empty(), "a node has a list");
     let mut rest = made_of;
     while let [newer, more @ ..] = rest {

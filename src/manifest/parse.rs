@@ -9,7 +9,7 @@ use crate::abi::manifest::{
     COMPAT, Entry, Header, KIND_LAYOUT, KIND_NODE, NAME, NoteHeader, READS, REQUIRED, TYPE, VERSIONS_ENTRY,
     VERSIONS_MAGIC, VERSIONS_VERSION, WRITES,
 };
-use crate::compat::{Compat, Term, Terms};
+use crate::compat::{Compat, Quoted, Term, Terms};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
 
@@ -69,6 +69,10 @@ impl Found {
             let fault = Fault::new(if newer { Code::VersionNewer } else { Code::VersionOlder }).item("version");
             return Err(fault.found(format_args!("{}-v{}", COMPAT.name(), header.version)).expected(COMPAT));
         }
+        if header.entries.get() > super::MOST {
+            let fault = Fault::new(Code::TooLarge).item("entries").found(header.entries);
+            return Err(fault.expected(format_args!("at most {}", super::MOST)));
+        }
         let start = usize_of(header.size.get().into());
         if start < size_of::<Header>() {
             let fault = Fault::new(Code::TooLarge).item("size").found(start);
@@ -79,13 +83,13 @@ impl Found {
         for number in 0..header.entries.get() {
             let offset = u64_of(desc.len().saturating_sub(rest.len()));
             let within = |fault: Fault| fault.within(&alloc::format!("entries[{number}]")).offset(offset);
-            rest = found.entry(rest).map_err(within)?;
+            rest = found.entry(rest, offset).map_err(within)?;
         }
         Ok(found)
     }
 
-    /// Reads an entry; what is behind it.
-    fn entry<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Fault> {
+    /// Reads an entry, which is at that offset; what is behind it.
+    fn entry<'a>(&mut self, bytes: &'a [u8], at: u64) -> Result<&'a [u8], Fault> {
         let cut = |found: usize| Fault::new(Code::Truncated).item("size").found(format_args!("{found} bytes"));
         let (header, _) = Entry::read_from_prefix(bytes).map_err(|_| cut(bytes.len()))?;
         let size = usize_of(header.size.get().into());
@@ -106,16 +110,20 @@ impl Found {
             .and_then(|(node, body)| Some((node, split(body, header.made_of_size.get())?.0)));
         let (node, made_of) = texts.ok_or_else(|| cut(body.len()).expected("both texts in it"))?;
         let text = |bytes: &'a [u8], item: &'static str| {
-            let text = core::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
-            text.ok_or_else(|| Fault::new(Code::Text).item(item).found(format_args!("\"{}\"", bytes.escape_ascii())))
+            let text = core::str::from_utf8(bytes);
+            text.map_err(|_| Fault::new(Code::Text).item(item).found(Quoted(bytes)).expected("UTF-8"))
         };
-        let (node, made_of) = (text(node, "node")?, text(made_of, "made_of")?);
         if node.is_empty() != (header.kind.get() == KIND_LAYOUT) {
-            let fault = Fault::new(Code::Text).item("node").found(format_args!("\"{}\"", node.escape_debug()));
+            let fault = Fault::new(Code::Text).item("node").found(Quoted(node));
             return Err(fault.expected("a name for a node, none for a layout"));
         }
+        let (node, made_of) = (text(node, "node")?, text(made_of, "made_of")?);
         let flags = header.flags.get();
-        let term = Term::parse(node, made_of, header.oldest.get(), flags & REQUIRED != 0)?;
+        let term = Term::parse(node, made_of, header.oldest.get(), flags & REQUIRED != 0).map_err(|fault| {
+            let Some(inner) = fault.at().offset else { return fault };
+            let start = at.saturating_add(u64_of(size_of::<Entry>())).saturating_add(u64_of(node.len()));
+            moved(fault, start.saturating_add(inner))
+        })?;
         if flags & READS != 0 {
             self.reads.add(term.clone());
         }

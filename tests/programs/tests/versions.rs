@@ -1,0 +1,235 @@
+//! Upgrades and downgrades between real programs of three versions, and what each of them says.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+const V1: &str = env!("CARGO_BIN_EXE_counter-v1");
+const V2: &str = env!("CARGO_BIN_EXE_counter-v2");
+const V3: &str = env!("CARGO_BIN_EXE_counter-v3");
+const UNTOLD: &str = env!("CARGO_BIN_EXE_counter-untold");
+
+/// A running service. It is one process, whichever program runs in it.
+struct Service {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Service {
+    fn start(program: &str) -> Self {
+        let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (to, from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut service = Service { child, to, from };
+        assert!(service.answer().ends_with(" begins"));
+        service
+    }
+
+    fn say(&mut self, text: &str) {
+        self.to.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[track_caller]
+    fn answer(&mut self) -> String {
+        let mut text = String::new();
+        while !text.ends_with("\n.\n") {
+            assert!(self.from.read_line(&mut text).unwrap() > 0, "the service is gone, after {text:?}");
+        }
+        text.trim_end_matches("\n.\n").into()
+    }
+
+    #[track_caller]
+    fn ask(&mut self, command: &str) -> String {
+        self.say(&format!("{command}\n"));
+        self.answer()
+    }
+
+    #[track_caller]
+    fn upgrade(&mut self, to: &str, how: &str) -> String {
+        self.ask(format!("upgrade {to} {how}").trim_end())
+    }
+
+    /// Which file runs, as the kernel says it.
+    fn runs(&self) -> PathBuf {
+        std::fs::read_link(format!("/proc/{}/exe", self.child.id())).unwrap()
+    }
+
+    /// It answers as before, and it is that program that does.
+    #[track_caller]
+    fn serves(&mut self, program: &str, total: u64, history: &str) {
+        assert_eq!(self.runs(), PathBuf::from(program));
+        assert_eq!((self.ask("get"), self.ask("history")), (total.to_string(), history.to_owned()));
+        assert_eq!(self.ask("version"), PathBuf::from(program).file_name().unwrap().to_str().unwrap());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_upgrade_keeps_the_state_and_the_file() {
+    let mut service = Service::start(V1);
+    assert_eq!((service.ask("add 3"), service.ask("add 4")), ("3".into(), "7".into()));
+    service.serves(V1, 7, "3 4");
+    assert_eq!(service.upgrade(V2, ""), "leaving with test-counter-v1\ncounter-v2 took over");
+    // Of what was added, the first version told nothing.
+    service.serves(V2, 7, "");
+    assert_eq!(service.ask("add 5"), "12");
+    assert_eq!(service.ask("log"), "counter-v1 added 3\ncounter-v1 added 4\ncounter-v2 added 5");
+}
+
+#[test]
+fn a_downgrade_is_written_as_the_older_program_reads_it_and_says_what_it_leaves_out() {
+    let mut service = Service::start(V2);
+    service.ask("add 40");
+    service.ask("add 2");
+    assert_eq!(service.ask("hint the door is open"), "kept");
+    let left = "leaving with test-counter-v1, without hints \
+                (component-unknown: found test-hints-v1, expected a component that this reader knows)";
+    assert_eq!(service.upgrade(V1, ""), format!("{left}\ncounter-v1 took over"));
+    service.serves(V1, 42, "");
+    assert_eq!(service.ask("hints"), "this version has no hints");
+}
+
+#[test]
+fn two_of_one_version_keep_all_of_it() {
+    let mut service = Service::start(V2);
+    service.ask("add 40");
+    service.ask("add 2");
+    service.ask("hint the door is open");
+    assert_eq!(service.upgrade(V2, ""), "leaving with test-counter-v2;block-v1\ncounter-v2 took over");
+    service.serves(V2, 42, "40 2");
+    assert_eq!(service.ask("hints"), "the door is open");
+    let mut service = Service::start(V3);
+    assert_eq!(service.upgrade(V3, ""), "leaving with test-counter-v3;vmalloc-v1\ncounter-v3 took over");
+    service.ask("add 5");
+    assert_eq!(service.upgrade(V3, ""), "leaving with test-counter-v3;vmalloc-v1\ncounter-v3 took over");
+    service.serves(V3, 5, "5");
+}
+
+#[test]
+fn to_and_fro() {
+    let mut service = Service::start(V1);
+    let mut total = 0;
+    for (round, (from, to)) in [(V1, V2), (V2, V1), (V1, V2), (V2, V1), (V1, V2)].into_iter().enumerate() {
+        assert_eq!(service.runs(), PathBuf::from(from));
+        total += round as u64;
+        assert_eq!(service.ask(&format!("add {round}")), total.to_string());
+        let said = service.upgrade(to, "");
+        assert!(said.starts_with("leaving with test-counter-v1") && said.ends_with(" took over"), "{said}");
+        service.serves(to, total, "");
+    }
+    assert_eq!(service.ask("log").lines().count(), 5);
+}
+
+#[test]
+fn a_successor_that_reads_no_version_of_ours_is_refused_before_leaving() {
+    let mut service = Service::start(V1);
+    service.ask("add 7");
+    for how in ["", "only-if-told"] {
+        let said = service.upgrade(V3, how);
+        assert_eq!(said, "stayed: version-older: counter: found test-counter-v1, expected test-counter-v3");
+        service.serves(V1, 7, "7");
+    }
+    // Who does not write for it is stopped by the question.
+    let said = "leaving with test-counter-v1\nstayed: the program would refuse the handover:\n\
+                error: /counter: version-older: compatible: found test-counter-v1, expected test-counter-v3";
+    assert_eq!(service.upgrade(V3, "as-is"), said);
+    service.serves(V1, 7, "7");
+    assert_eq!(service.ask("add 1"), "8");
+    assert_eq!(service.upgrade(V2, ""), "leaving with test-counter-v1\ncounter-v2 took over");
+    service.serves(V2, 8, "");
+}
+
+const V2_AT_V3: &str = "\
+error: /counter: version-older: compatible: found test-counter-v2, expected test-counter-v3
+warning: /hints: component-dropped: compatible: found test-hints-v1, expected test-hints-v2";
+
+#[test]
+fn the_plan_at_the_door_says_what_the_forecast_said_and_the_predecessor_comes_back() {
+    let mut service = Service::start(V2);
+    service.ask("add 30");
+    service.ask("add 4");
+    service.ask("hint turn left");
+    assert_eq!(service.ask(&format!("forecast {V3}")), format!("refused:\n{V2_AT_V3}"));
+    let stayed = "leaving with test-counter-v2;block-v1\nstayed: the program would refuse the handover:";
+    assert_eq!(service.upgrade(V3, "as-is"), format!("{stayed}\n{V2_AT_V3}"));
+    let back = "leaving with test-counter-v2;block-v1\ncounter-v2 took over\nback, because the successor said:";
+    assert_eq!(service.upgrade(V3, "unasked"), format!("{back}\n{V2_AT_V3}"));
+    service.serves(V2, 34, "30 4");
+    assert_eq!((service.ask("hints"), service.ask("add 1")), ("turn left".into(), "35".into()));
+    // The way back leads on.
+    assert_eq!(service.upgrade(V2, ""), "leaving with test-counter-v2;block-v1\ncounter-v2 took over");
+    service.serves(V2, 35, "30 4 1");
+}
+
+/// For every pair of programs.
+#[test]
+fn every_forecast_is_what_the_door_says() {
+    for from in [V1, V2, V3] {
+        for to in [V1, V2, V3] {
+            let mut service = Service::start(from);
+            service.ask("add 1");
+            let forecast = service.ask(&format!("forecast {to}"));
+            let (verdict, foretold) = forecast.split_once(":\n").unwrap();
+            let said = service.upgrade(to, "unasked");
+            let mut lines = said.lines().skip(2);
+            if verdict == "refused" {
+                assert_eq!(lines.next(), Some("back, because the successor said:"));
+            }
+            assert_eq!(lines.collect::<Vec<_>>().join("\n"), foretold, "{from} to {to}");
+            assert_eq!(service.runs(), PathBuf::from(if verdict == "refused" { from } else { to }));
+            assert_eq!(service.ask("get"), "1");
+        }
+    }
+}
+
+#[test]
+fn a_newer_version_than_the_successor_reads_is_told_as_newer() {
+    let mut service = Service::start(V3);
+    let said = "stayed: version-newer: counter: found test-counter-v3, expected test-counter-v1..=v2";
+    assert_eq!(service.upgrade(V2, ""), said.replace("v1..=v2", "v2"));
+    assert_eq!(service.ask("get"), "0");
+}
+
+#[test]
+fn a_program_that_does_not_say_is_left_for_unless_only_told_ones_are() {
+    let mut service = Service::start(V2);
+    service.ask("add 6");
+    let left = "leaving with test-counter-v2;block-v1";
+    let said = service.upgrade(UNTOLD, "only-if-told");
+    assert_eq!(said, format!("{left}\nstayed: the program does not say what it reads: it has no manifest"));
+    service.serves(V2, 6, "6");
+    assert_eq!(service.ask(&format!("forecast {UNTOLD}")), "it does not say");
+    assert_eq!(service.upgrade(UNTOLD, ""), format!("{left}\ncounter-untold took over"));
+    service.serves(UNTOLD, 6, "6");
+    assert_eq!(service.upgrade(V2, "only-if-told"), format!("{left}\ncounter-v2 took over"));
+}
+
+#[test]
+fn what_the_older_version_cannot_say_is_the_components_own_fault() {
+    let mut service = Service::start(V2);
+    assert_eq!(service.ask("add 4294967295"), "4294967295");
+    let said = service.upgrade(V1, "");
+    assert!(said.ends_with("\ncounter-v1 took over"), "{said}");
+    let said = service.upgrade(V2, "");
+    assert!(said.ends_with("\ncounter-v2 took over"), "{said}");
+    assert_eq!(service.ask("add 1"), "4294967296");
+    let said =
+        "stayed: too-large: total: found 4294967296, expected at most 4294967295, all that test-counter-v1 can say";
+    assert_eq!(service.upgrade(V1, ""), said);
+    service.serves(V2, 4_294_967_296, "1");
+}
+
+#[test]
+fn commands_behind_an_upgrade_are_the_successors() {
+    let mut service = Service::start(V1);
+    service.say(&format!("add 2\nupgrade {V2}\nadd 3\nversion\nupgrade {V1}\nversion\nget\n"));
+    let answers: Vec<String> = (0..7).map(|_| service.answer()).collect();
+    assert_eq!(answers[2..4], ["5", "counter-v2"]);
+    assert_eq!(answers[5..], ["counter-v1", "5"]);
+}
