@@ -96,12 +96,13 @@ pub(crate) fn shown(found: &Found) -> String {
 }
 
 fn side(text: &mut String, title: &str, terms: &Terms) {
-    let wide = terms.names().map(str::len).max().unwrap_or(0).max("(layout)".len());
-    for term in terms.iter() {
-        let node = if term.name().is_empty() { "(layout)" } else { term.name() };
-        let needed = if term.name().is_empty() || term.is_required() { "" } else { ", optional" };
-        let _ = writeln!(text, "{title:<7} {:<wide$}  {}{needed}", clean(node), clean(&versions(term)));
+    let wide = terms.names().map(str::len).max().unwrap_or(0).max("(layouts)".len());
+    for term in terms.iter().filter(|term| !term.name().is_empty()) {
+        let needed = if term.is_required() { "" } else { ", optional" };
+        let _ = writeln!(text, "{title:<7} {:<wide$}  {}{needed}", clean(term.name()), clean(&versions(term)));
     }
+    let layouts: Vec<String> = terms.layouts().iter().map(Reads::to_string).collect();
+    let _ = writeln!(text, "{title:<7} {:<wide$}  {}", "(layouts)", clean(&layouts.join(", ")));
 }
 
 /// `my-cache-v1..=v2, using vmalloc-v1`.

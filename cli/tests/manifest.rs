@@ -30,9 +30,9 @@ fn changed(changes: &[(&[u8], &[u8])]) -> tempfile::NamedTempFile {
 #[test]
 fn a_program_says_what_it_reads_and_writes() {
     let shown = run(0, &["manifest", KHO]);
-    assert!(shown.contains("\nreads   table     demo-table-v1, using block-v1, kho-records-v1\n"), "{shown}");
-    assert!(shown.contains("\nwrites  memfd     memfd-v2, using vmalloc-v1\n"), "{shown}");
-    assert!(shown.contains("\nreads   (layout)  radix-v1\n"), "{shown}");
+    assert!(shown.contains("\nreads   table      demo-table-v1, using block-v1, kho-records-v1\n"), "{shown}");
+    assert!(shown.contains("\nwrites  memfd      memfd-v2, using vmalloc-v1\n"), "{shown}");
+    assert!(shown.contains("\nreads   (layouts)  kho-v4, radix-v1, vmalloc-v1, block-v1\n"), "{shown}");
     assert!(
         shown.ends_with(
             ".liveupdate_versions: kho-files-v1, memfd-v2, kho-test-v1, demo-table-v1, demo-array-v1, demo-ledger-v1\n"
@@ -48,7 +48,7 @@ fn a_program_says_what_it_reads_and_writes() {
     });
     assert_eq!((&report["reads"][0], &report["writes"][0]), (&array, &array));
     // The same by the other name, which also takes kernels.
-    assert!(run(0, &["understands", KHO]).contains("reads   ledger    demo-ledger-v1\n"));
+    assert!(run(0, &["understands", KHO]).contains("reads   ledger     demo-ledger-v1\n"));
 }
 
 #[test]
