@@ -1,13 +1,12 @@
 //! What real kernels understand, from their images; and the same images with a version changed. See `kernels/mod.rs`
 //! for what that needs.
 
-use std::io::Read as _;
-
 use kho::inspect::{self, Options};
 use kho::successor::{Answer, By, Carried, Consequence, Plan, Profile, Verdict};
 
 mod kernels;
 
+use kernels::image::{change, unpacked};
 use kernels::{Arch, Kernel, images};
 
 fn frozen() -> Carried {
@@ -16,32 +15,6 @@ fn frozen() -> Carried {
 
 fn all() -> impl Iterator<Item = Kernel> {
     [Arch::X86, Arch::Arm64].into_iter().flat_map(images)
-}
-
-/// The kernel itself, unpacked: vmlinux of x86-64, Image of arm64.
-fn unpacked(kernel: &Kernel) -> Vec<u8> {
-    let image = kernel.bytes();
-    if kernel.arch == Arch::Arm64 {
-        return image;
-    }
-    let word = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().unwrap()) as usize;
-    let start = (usize::from(image[0x1f1]) + 1) * 512 + word(0x248);
-    let mut vmlinux = Vec::new();
-    let packed = &image[start..start + word(0x24c)];
-    match packed[0] {
-        0xfd => lzma_rust2::XzReader::new(packed, false).read_to_end(&mut vmlinux).unwrap(),
-        0x1f => flate2::read::GzDecoder::new(packed).read_to_end(&mut vmlinux).unwrap(),
-        other => panic!("this test does not unpack {other:#x}"),
-    };
-    vmlinux
-}
-
-fn change(image: &mut [u8], from: &str, to: &str) {
-    assert_eq!(from.len(), to.len());
-    let from = [from.as_bytes(), b"\0"].concat();
-    let places: Vec<usize> = (0..image.len() - from.len()).filter(|&at| image[at..].starts_with(&from)).collect();
-    assert!(!places.is_empty(), "{from:?}");
-    places.iter().for_each(|&at| image[at..at + to.len()].copy_from_slice(to.as_bytes()));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::report::Code;
 pub enum Consequence {
     /// It is taken over.
     None,
-    /// A line in the log, and a cold boot.
+    /// A word in the log, and a cold boot.
     AllMemoryLost,
     /// The kernel panics early.
     Panic,
@@ -42,10 +42,11 @@ impl Consequence {
         match self {
             Consequence::None => "it is taken over",
             Consequence::AllMemoryLost => {
-                "the next kernel says so in one line of its log and boots cold, with new scratch: all preserved memory is lost"
+                "the next kernel says so in its log and boots cold, with new scratch: all preserved memory is lost"
             }
             Consequence::Panic => {
-                "the next kernel panics early in its boot, whether liveupdate=on or not, unless kho=off"
+                "the next kernel panics early in its boot, often before its console shows anything (earlycon does), \
+                 whether liveupdate=on or not, unless kho=off"
             }
             Consequence::SessionsUnreachable => {
                 "the next kernel boots; the first open of /dev/liveupdate fails with EIO, and every one after it: no \
@@ -56,7 +57,8 @@ impl Consequence {
                  until it is left"
             }
             Consequence::AllocatedAfresh => {
-                "the next kernel allocates the reserved memory afresh: what was in it is lost"
+                "the next kernel allocates the reserved memory afresh, in its scratch: what was in it is lost, and it cannot \
+                 be handed on from there"
             }
             Consequence::MetadataIgnored => {
                 "the next kernel ignores it, and does not log who handed over; nothing is lost"
@@ -80,7 +82,8 @@ impl Consequence {
                 "choose a kernel that reads this root; a cold boot is what you get from this one"
             }
             Consequence::Panic => {
-                "choose a kernel that reads this version; to give up all that is preserved, boot this one with kho=off"
+                "choose a kernel that reads this version; to give up the sessions, boot this one with kho=off: memory that is \
+                 reserved by name comes back all the same"
             }
             Consequence::SessionsUnreachable => {
                 "choose a kernel that has the handler in this version, or take these files out of their sessions first"

@@ -156,6 +156,13 @@ impl Plan {
             (None, _) => notes.push("page size: that of the handover is not known, and must be the same".into()),
             _ => {}
         }
+        if carried.items.iter().any(|item| item.role == Role::Luo && item.count == 0) {
+            notes.push(
+                "sessions: a machine that runs shows no session, for Linux writes them when it freezes: which handlers \
+                 their files need is not among this"
+                    .into(),
+            );
+        }
         Plan { answer, lines, not_reached, notes }
     }
 }
