@@ -54,7 +54,9 @@ fn two_updates(kernel: &Kernel, scenario: &str, options: &str) -> Option<(String
     let frozen = [1, 2].map(|update| {
         gdb.run_to(u64::from_str_radix(&address, 16).unwrap());
         qmp.dump(&core);
-        frozen::check(&core, scenario, release, update)
+        let frozen = frozen::check(&core, scenario, release, update);
+        assert_eq!(frozen.decoded.machine, Some(kho::mem::Machine::X86));
+        frozen
     });
     gdb.detach();
     let log = guest.finish();

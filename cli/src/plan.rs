@@ -164,6 +164,11 @@ fn shown(path: &Path, profile: &Profile) -> String {
         (Some(bytes), None) => row("page size", &crate::units::size(bytes)),
         (None, _) => row("page size", "not known"),
     }
+    match (profile.machine, profile.machine_by) {
+        (Some(machine), Some(by)) => row("machine", &format!("{machine} ({by})")),
+        (Some(machine), None) => row("machine", &machine.to_string()),
+        (None, _) => row("machine", "not known"),
+    }
     for setting in &profile.config {
         row("config", &format!("{}={}", setting.name, setting.value));
     }

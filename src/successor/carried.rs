@@ -7,6 +7,7 @@ use super::scan::NO_HANDLERS;
 use crate::abi::{self, kexec_metadata, kho, kho_test, luo, memblock};
 use crate::compat::Compat;
 use crate::inspect::{Content, Decoded, Node, Problem};
+use crate::mem::Machine;
 use crate::num::u64_of;
 use crate::report::{Class, Code, Severity};
 
@@ -19,6 +20,8 @@ pub struct Carried {
     pub(super) items: Vec<Item>,
     /// Bytes of a page, where they are known.
     pub(super) page_size: Option<u64>,
+    /// The architecture of the machine that wrote it, where that is known.
+    pub(super) machine: Option<Machine>,
     /// What is wrong with it, other than versions: code, node, item, text.
     pub(super) broken: Vec<(Code, String, String, String)>,
 }
@@ -79,7 +82,7 @@ impl Carried {
             items.push(Item { node, role, components: vec![statement.component.clone()], count, implied });
         }
         items.sort_by_key(|item| item.role);
-        Carried { items, page_size: profile.page_size, broken: Vec::new() }
+        Carried { items, page_size: profile.page_size, machine: profile.machine, broken: Vec::new() }
     }
 
     /// Whether nothing is carried: not even a root.
@@ -91,8 +94,8 @@ impl Carried {
 
 impl From<&Decoded> for Carried {
     fn from(decoded: &Decoded) -> Carried {
-        let mut carried =
-            Carried { page_size: decoded.page_size.as_ref().map(|page| page.bytes), ..Carried::default() };
+        let page_size = decoded.page_size.as_ref().map(|page| page.bytes);
+        let mut carried = Carried { page_size, machine: decoded.machine, ..Carried::default() };
         carried.root(&decoded.root.compatible);
         for node in &decoded.nodes {
             carried.node(node, &decoded.findings);

@@ -96,7 +96,9 @@ impl Consequence {
             Consequence::StaysReserved => {
                 "leave it out of the handover, or accept that its memory is missing until then"
             }
-            Consequence::Misread => "do not go: choose a kernel with the same layout and the same page size",
+            Consequence::Misread => {
+                "do not go: choose a kernel of the same architecture, with the same layout and page size"
+            }
             Consequence::Unforeseen => "do not go before it is known why: see kho check",
         }
     }

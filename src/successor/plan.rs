@@ -121,6 +121,7 @@ impl Plan {
         super::scan::imply(&mut successor);
         let successor = &successor;
         let mut lines = broken(carried);
+        lines.extend(machine(carried, successor));
         lines.extend(page_size(carried, successor));
         let mut not_reached = 0;
         for (number, item) in (1_u64..).zip(&carried.items) {
@@ -154,6 +155,13 @@ impl Plan {
         match (carried.page_size, successor.page_size) {
             (_, None) => notes.push("page size: the successor does not say its own, which must be the same".into()),
             (None, _) => notes.push("page size: that of the handover is not known, and must be the same".into()),
+            _ => {}
+        }
+        match (carried.machine, successor.machine) {
+            (_, None) => {
+                notes.push("machine: the successor does not say its architecture, which must be the same".into())
+            }
+            (None, _) => notes.push("machine: that of the handover is not known, and must be the same".into()),
             _ => {}
         }
         if carried.items.iter().any(|item| item.role == Role::Luo && item.count == 0) {
@@ -208,6 +216,13 @@ fn page_size(carried: &Carried, successor: &Profile) -> Option<Line> {
     let fault = Fault::new(Code::PageSize).found(found).expected(expected);
     let line = line("/", "", Verdict::Refused, Some(&fault), Consequence::Misread);
     (found != expected).then_some(Line { by: successor.page_size_by, ..line })
+}
+
+fn machine(carried: &Carried, successor: &Profile) -> Option<Line> {
+    let (found, expected) = carried.machine.zip(successor.machine)?;
+    let fault = Fault::new(Code::Machine).found(found).expected(expected);
+    let line = line("/", "", Verdict::Refused, Some(&fault), Consequence::Misread);
+    (found != expected).then_some(Line { by: successor.machine_by, ..line })
 }
 
 struct Judge<'a> {

@@ -5,6 +5,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::compat::{Compat, Reads};
+use crate::mem::Machine;
 use crate::report::{Code, Fault};
 
 /// What a successor understands, and who says so.
@@ -26,6 +27,10 @@ pub struct Profile {
     pub page_size: Option<u64>,
     /// Who says that page size.
     pub page_size_by: Option<By>,
+    /// Its architecture.
+    pub machine: Option<Machine>,
+    /// Who says that architecture.
+    pub machine_by: Option<By>,
     /// What the configuration in the image says, where it has one.
     pub config: Vec<Setting>,
     /// What it reads.

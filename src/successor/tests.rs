@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use super::{By, Profile, is_image};
+use crate::mem::Machine;
 use crate::report::{Class, Code, Fault};
 
 const BANNER: &[u8] = b"\0Linux version 7.9.1 (me@here) #1 SMP\n\0";
@@ -148,6 +149,7 @@ fn is_understood(image: &[u8], layers: &[&str]) -> Profile {
 fn strings_are_a_heuristic_and_whole_ones() {
     let profile = is_understood(&raw(b""), &["arm64 Image"]);
     assert_eq!((profile.page_size, profile.page_size_by), (Some(4096), Some(By::Header)));
+    assert_eq!((profile.machine, profile.machine_by), (Some(Machine::Arm64), Some(By::Header)));
     assert_eq!(profile.strings, ["spectre_v2"]);
     assert!(profile.is_heuristic() && !profile.handlers_complete);
     let other = profile.understands.iter().find(|statement| statement.component == "mshv_kho-v1");
@@ -164,6 +166,29 @@ fn strings_are_a_heuristic_and_whole_ones() {
         let found = Profile::of_bytes(&elf(&[(".rodata", &image)])).unwrap();
         assert!(!found.understands.iter().any(|statement| statement.component == "kho-v1"), "{found:?}");
     }
+}
+
+#[test]
+fn the_machine_is_in_the_header() {
+    for (number, machine) in [(62, Some(Machine::X86)), (183, Some(Machine::Arm64)), (243, Some(Machine::RiscV64))]
+        .into_iter()
+        .chain([(258, None), (3, None)])
+    {
+        let mut image = kernel(&table(&[]));
+        image[18..20].copy_from_slice(&u16::to_le_bytes(number));
+        let profile = Profile::of_bytes(&image).unwrap();
+        assert_eq!((profile.machine, profile.machine_by), (machine, machine.map(|_| By::Header)));
+        // The wrapping of x86-64 says it, too; but what is in it is the kernel.
+        let mut image = bz_image(&image);
+        assert_eq!(Profile::of_bytes(&image).unwrap().machine, machine);
+        image[0x236] = 1;
+        assert_eq!(Profile::of_bytes(&image).unwrap().machine, machine.or(Some(Machine::X86)));
+    }
+    let mut image = raw(b"");
+    image[0x38..0x3c].copy_from_slice(b"RSC\x05");
+    assert_eq!(Profile::of_bytes(&image).unwrap().machine, Some(Machine::RiscV64));
+    image[0x38..0x3c].fill(0);
+    assert_eq!(Profile::of_bytes(&image).unwrap().machine, None);
 }
 
 #[test]

@@ -144,6 +144,7 @@ fn arm64_hands_on_what_was_authored() {
             let core = guest.dir().join("core");
             guest.qmp().dump(&core);
             let decoded = frozen::check(&core, scenario, release, 2).decoded;
+            assert_eq!(decoded.machine, Some(kho::mem::Machine::Arm64));
             let lost: Vec<_> = authored.folios.difference(&folios(&decoded)).copied().collect();
             assert!(lost.is_empty(), "{lost:x?}");
 
