@@ -213,6 +213,14 @@ fn the_section_is_heard_before_strings() {
     // In an image without sections it is found by its magic; what only looks like it is not taken.
     let profile = Profile::of_bytes(&raw(&[b"PUVL".as_slice(), &[9; 60], &table(&["memfd-v2"])].concat())).unwrap();
     assert!(profile.understands.iter().any(|s| s.component == "memfd-v2" && s.by == By::VersionTable));
+    // At every place around the edge of what is read at once, and behind what only begins like it.
+    for shift in 0..100 {
+        let image = [&vec![0x90; 65_536 - 80 + shift][..], b"PUVL", &table(&["vfio.pci-v1", "a_v2"]), BANNER].concat();
+        let profile = Profile::of_bytes(&elf(&[(".rodata", &image)])).unwrap();
+        let told = profile.understands.iter().filter(|s| s.by == By::VersionTable).map(|s| s.component.as_str());
+        assert_eq!(told.collect::<Vec<_>>(), ["vfio.pci-v1", "a_v2"], "{shift}");
+        assert!(profile.handlers_complete);
+    }
     let unsettled =
         elf(&[(".liveupdate_features", &[b"memfd\x1b\0".as_slice(), &[0; 65]].concat()), (".rodata", BANNER)]);
     assert_eq!(Profile::of_bytes(&unsettled).unwrap().unsettled, ["memfd\\x1b"]);
@@ -356,6 +364,23 @@ mod packed {
         let mut image = raw(b"");
         image.splice(100..100, vec![5; 20 << 20]);
         is_understood(&lz4(&image), &["lz4", "arm64 Image"]);
+    }
+
+    /// Each of them ends nothing, and costs no more than it unpacks to.
+    #[test]
+    fn many_small_blocks_of_lz4() {
+        let image = raw(b"");
+        let mut frames = Vec::new();
+        for (number, block) in image.chunks(7).enumerate() {
+            if number % 1000 == 0 {
+                frames.extend_from_slice(&0x184c_2102_u32.to_le_bytes());
+            }
+            let packed = lz4_flex::block::compress(block);
+            frames.extend_from_slice(&(packed.len() as u32).to_le_bytes());
+            frames.extend_from_slice(&packed);
+        }
+        frames.extend_from_slice(&300_000_u32.to_le_bytes());
+        is_understood(&frames, &["lz4", "arm64 Image"]);
     }
 
     #[test]
