@@ -102,8 +102,8 @@ fn x86_64_refusals_and_a_live_machine() {
         let Some(machine) = machine(&kernel, "liveupdate=on kho_scenario=many kho_refusals=1 kho_live=1") else {
             return;
         };
-        let before = ["refusals before", "make", "/proc/kcore", "/dev/mem", "plan", "out/fdt", "load 0"];
-        let after = ["debugfs 1", "/proc/kcore", "refusals after", "take 1", "command 1"];
+        let before = ["refusals before", "make", "/proc/kcore", "/dev/mem", "plan", "running", "out/fdt", "load 0"];
+        let after = ["debugfs 1", "/proc/kcore", "running", "refusals after", "take 1", "command 1"];
         kernels::verdicts(&machine.start().finish(), &[&before[..], &after[..]].concat());
     }
 }

@@ -98,6 +98,24 @@ fn go_refused_and_cannot_be_told() {
     assert!(run(2, &["plan", frozen, "--against", "/nowhere"]).contains("/nowhere: "));
 }
 
+/// The machine of the test may be any: what the guests of `tests/linux_kernels.rs` export is held against every word.
+#[test]
+fn the_kernel_that_runs() {
+    let output = common::kho(["understands", "running"]);
+    let (shown, errors) = (common::text(&output.stdout), common::text(&output.stderr));
+    match output.status.code() {
+        Some(0) => assert!(shown.contains("image      running kernel\n"), "{shown}"),
+        Some(2) => {
+            let why =
+                ["successor-silent: ", "io: "].iter().any(|code| errors.contains(&format!("kho: running: {code}")));
+            assert!(why && shown.is_empty(), "{errors}");
+        }
+        other => panic!("{other:?}: {shown}{errors}"),
+    }
+    // A file of that name is meant with its folder.
+    assert!(run(2, &["understands", "./running"]).starts_with("kho: ./running: "));
+}
+
 #[test]
 fn a_profile_is_printed_and_pinned() {
     let next = image(ALL);

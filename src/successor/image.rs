@@ -323,8 +323,14 @@ fn sections(image: &[u8]) -> Result<Sections, Fault> {
 
 /// The configuration that is in the image, if there is one.
 fn configuration(image: &[u8], at: Option<usize>, profile: &mut Profile) {
-    let packed = at.and_then(|at| image.get(at.checked_add(scan::CONFIG.len())?..));
-    let Some(text) = packed.filter(|packed| Packing::of(packed) == Some(Packing::Gzip)).and_then(unpacked) else {
+    if let Some(packed) = at.and_then(|at| image.get(at.checked_add(scan::CONFIG.len())?..)) {
+        packed_configuration(packed, profile);
+    }
+}
+
+/// A configuration that is packed by gzip, as kernels have it; anything else is none.
+pub(super) fn packed_configuration(packed: &[u8], profile: &mut Profile) {
+    let Some(text) = Some(packed).filter(|packed| Packing::of(packed) == Some(Packing::Gzip)).and_then(unpacked) else {
         return;
     };
     let text = String::from_utf8_lossy(&text);

@@ -152,6 +152,9 @@ impl Plan {
         if successor.is_heuristic() {
             notes.push(format!("heuristic: {}", Profile::CANNOT_KNOW));
         }
+        if successor.is_exported() {
+            notes.push(format!("running: {}", Profile::EXPORTS_NOT));
+        }
         match (carried.page_size, successor.page_size) {
             (_, None) => notes.push("page size: the successor does not say its own, which must be the same".into()),
             (None, _) => notes.push("page size: that of the handover is not known, and must be the same".into()),
@@ -290,7 +293,11 @@ impl<'a> Judge<'a> {
 
     /// A name of which the successor does not speak.
     fn unknown(&self, found: &str, fault: Fault) -> Result<By, Option<Fault>> {
-        if self.item.role != Role::Handler || self.successor.handlers_complete {
+        let told = self.item.role == Role::Handler && self.successor.handlers_complete;
+        if self.successor.is_exported() && !told {
+            return Err(None);
+        }
+        if self.item.role != Role::Handler || told {
             return Err(Some(fault));
         }
         if self.successor.strings.iter().any(|text| text == found) {
@@ -319,7 +326,7 @@ impl<'a> Judge<'a> {
         if self.successor.built_in(option) == Some(false) {
             return Some(fault().found("not set"));
         }
-        let none = self.successor.reads_of(name).next().is_none();
+        let none = !self.successor.is_exported() && self.successor.reads_of(name).next().is_none();
         none.then(|| fault().found(format_args!("no {name}-vNUMBER")))
     }
 
@@ -358,6 +365,13 @@ impl<'a> Judge<'a> {
 
     fn silent(&self, base: Line) -> Line {
         let fault = Fault::new(Code::SuccessorSilent).found(base.component.escape_debug());
+        if self.successor.is_exported() {
+            let fault = fault.expected("a word of it in what the running kernel exports");
+            return Line {
+                advice: "name the image of that kernel instead, or pin a profile with what is known of it",
+                ..line(&base.node, &base.component, Verdict::Untold, Some(&fault), Consequence::Unforeseen)
+            };
+        }
         let fault =
             fault.expected("a handler in the image, or in a module that is loaded before /dev/liveupdate is opened");
         Line {

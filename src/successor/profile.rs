@@ -77,6 +77,8 @@ pub enum By {
     Config,
     /// A heuristic: the string is in the image. That it is there does not say that it is read.
     Strings,
+    /// The kernel that runs now, which hands over itself in that version.
+    Exported,
     /// What kernels with that root are known to use, without saying it.
     Implied,
 }
@@ -90,6 +92,7 @@ impl fmt::Display for By {
             By::Header => "header",
             By::Config => "configuration",
             By::Strings => "a string, heuristic",
+            By::Exported => "exported by the running kernel",
             By::Implied => "implied",
         })
     }
