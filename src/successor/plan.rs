@@ -368,6 +368,7 @@ impl<'a> Judge<'a> {
         if self.successor.is_exported() {
             let fault = fault.expected("a word of it in what the running kernel exports");
             return Line {
+                count: base.count,
                 advice: "name the image of that kernel instead, or pin a profile with what is known of it",
                 ..line(&base.node, &base.component, Verdict::Untold, Some(&fault), Consequence::Unforeseen)
             };

@@ -77,6 +77,7 @@ fn what_it_hands_over_it_reads() {
     }
     // Which handlers it has is exported nowhere.
     assert_eq!((line(&told, "memfd-v2"), told.answer), (UNTOLD, Answer::CannotTell));
+    assert_eq!(told.lines.iter().find(|line| line.component == "memfd-v2").map(|line| line.count), Some(5));
     assert_eq!(told.notes, [format!("running: {}", Profile::EXPORTS_NOT)]);
     next.understands.push(Statement::pinned("memfd-v2"));
     assert_eq!(plan(&next).answer, Answer::Go);
