@@ -1,6 +1,8 @@
 //! Real kernels, in QEMU: what Linux hands over is read by this library, and what this library writes is restored by
 //! Linux. See `kernels/mod.rs` for what that needs.
 
+#[path = "kernels/altered.rs"]
+mod altered;
 #[path = "kernels/arm64.rs"]
 mod arm64;
 mod kernels;
@@ -24,7 +26,12 @@ fn a_machine_boots_and_its_log_is_read() {
 
 /// The guest of `tests/guest`.
 fn machine(kernel: &Kernel, options: &str) -> Option<Machine> {
-    let machine = Machine::new(kernel, 192, &guest::initramfs(kernel)?);
+    leaving_for(kernel, kernel, options)
+}
+
+/// The same, with another next kernel.
+fn leaving_for(next: &Kernel, kernel: &Kernel, options: &str) -> Option<Machine> {
+    let machine = Machine::new(kernel, 192, &guest::initramfs(next)?);
     // The last ones: functions are where they were, and what the guest writes into the log is not thinned out.
     let machine = machine.append("kho=on kho_scratch=16M,48M,0 nokaslr printk.devkmsg=on");
     Some(machine.append("reserve_mem=1M:4096:testmem test_kho.max_mem=131072").append(options))
@@ -47,7 +54,9 @@ fn two_updates(kernel: &Kernel, scenario: &str, options: &str) -> Option<(String
     let frozen = [1, 2].map(|update| {
         gdb.run_to(u64::from_str_radix(&address, 16).unwrap());
         qmp.dump(&core);
-        frozen::check(&core, scenario, release, update)
+        let frozen = frozen::check(&core, scenario, release, update);
+        assert_eq!(frozen.decoded.machine, Some(kho::mem::Machine::X86));
+        frozen
     });
     gdb.detach();
     let log = guest.finish();
@@ -93,8 +102,8 @@ fn x86_64_refusals_and_a_live_machine() {
         let Some(machine) = machine(&kernel, "liveupdate=on kho_scenario=many kho_refusals=1 kho_live=1") else {
             return;
         };
-        let before = ["refusals before", "make", "/proc/kcore", "/dev/mem", "out/fdt", "load 0"];
-        let after = ["debugfs 1", "/proc/kcore", "refusals after", "take 1", "command 1"];
+        let before = ["refusals before", "make", "/proc/kcore", "/dev/mem", "plan", "running", "out/fdt", "load 0"];
+        let after = ["debugfs 1", "/proc/kcore", "running", "refusals after", "take 1", "command 1"];
         kernels::verdicts(&machine.start().finish(), &[&before[..], &after[..]].concat());
     }
 }

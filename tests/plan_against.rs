@@ -1,13 +1,14 @@
 //! What real kernels understand, from their images; and the same images with a version changed. See `kernels/mod.rs`
 //! for what that needs.
 
-use std::io::Read as _;
-
 use kho::inspect::{self, Options};
+use kho::mem::Machine;
+use kho::report::Code;
 use kho::successor::{Answer, By, Carried, Consequence, Plan, Profile, Verdict};
 
 mod kernels;
 
+use kernels::image::{change, unpacked};
 use kernels::{Arch, Kernel, images};
 
 fn frozen() -> Carried {
@@ -18,32 +19,6 @@ fn all() -> impl Iterator<Item = Kernel> {
     [Arch::X86, Arch::Arm64].into_iter().flat_map(images)
 }
 
-/// The kernel itself, unpacked: vmlinux of x86-64, Image of arm64.
-fn unpacked(kernel: &Kernel) -> Vec<u8> {
-    let image = kernel.bytes();
-    if kernel.arch == Arch::Arm64 {
-        return image;
-    }
-    let word = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().unwrap()) as usize;
-    let start = (usize::from(image[0x1f1]) + 1) * 512 + word(0x248);
-    let mut vmlinux = Vec::new();
-    let packed = &image[start..start + word(0x24c)];
-    match packed[0] {
-        0xfd => lzma_rust2::XzReader::new(packed, false).read_to_end(&mut vmlinux).unwrap(),
-        0x1f => flate2::read::GzDecoder::new(packed).read_to_end(&mut vmlinux).unwrap(),
-        other => panic!("this test does not unpack {other:#x}"),
-    };
-    vmlinux
-}
-
-fn change(image: &mut [u8], from: &str, to: &str) {
-    assert_eq!(from.len(), to.len());
-    let from = [from.as_bytes(), b"\0"].concat();
-    let places: Vec<usize> = (0..image.len() - from.len()).filter(|&at| image[at..].starts_with(&from)).collect();
-    assert!(!places.is_empty(), "{from:?}");
-    places.iter().for_each(|&at| image[at..at + to.len()].copy_from_slice(to.as_bytes()));
-}
-
 #[test]
 fn go_for_the_kernels_that_there_are() {
     for kernel in all() {
@@ -51,8 +26,18 @@ fn go_for_the_kernels_that_there_are() {
         let banner = next.banner.clone().unwrap();
         assert!(banner.starts_with(&format!("Linux version {}", kernel.version)), "{banner}");
         assert_eq!((next.page_size, next.page_size_by), (Some(4096), Some(By::Header)));
+        let machine = if kernel.arch == Arch::X86 { Machine::X86 } else { Machine::Arm64 };
+        assert_eq!((next.machine, next.machine_by), (Some(machine), Some(By::Header)));
         let plan = Plan::new(&frozen(), &next, &[]);
-        assert_eq!(plan.answer, Answer::Go, "{plan:#?}");
+        let refused: Vec<_> = plan.lines.iter().filter(|line| line.verdict == Verdict::Refused).collect();
+        if kernel.arch == Arch::X86 {
+            assert_eq!((plan.answer, refused.len()), (Answer::Go, 0), "{plan:#?}");
+        } else {
+            // Another architecture than that of the machine that was frozen.
+            assert_eq!((plan.answer, refused.len()), (Answer::Refused, 1), "{plan:#?}");
+            assert_eq!((refused[0].code, refused[0].consequence), (Some(Code::Machine), Consequence::Misread));
+            assert_eq!(refused[0].why, "machine: found x86-64, expected arm64");
+        }
         assert_eq!(plan.count(Verdict::Fine), 9, "{plan:#?}");
         // They say it by strings, and the plan says so.
         assert!(plan.notes.iter().any(|note| note.starts_with("heuristic: ")), "{plan:#?}");
@@ -65,6 +50,9 @@ fn go_for_the_kernels_that_there_are() {
 fn refused_with_a_version_changed() {
     for kernel in all() {
         let image = unpacked(&kernel);
+        let same = Profile::of_bytes(&image).unwrap();
+        // Of the same architecture: what was frozen, or what it would write itself.
+        let carried = if kernel.arch == Arch::X86 { frozen() } else { Carried::written_by(&same) };
         for (from, to, answer, consequence) in [
             ("kho-v4", "kho-v5", Answer::Refused, Consequence::AllMemoryLost),
             ("luo-v5", "luo-v6", Answer::Refused, Consequence::Panic),
@@ -75,7 +63,7 @@ fn refused_with_a_version_changed() {
         ] {
             let mut changed = image.clone();
             change(&mut changed, from, to);
-            let plan = Plan::new(&frozen(), &Profile::of_bytes(&changed).unwrap(), &[]);
+            let plan = Plan::new(&carried, &Profile::of_bytes(&changed).unwrap(), &[]);
             let line = plan.lines.iter().find(|line| line.component.starts_with(from)).unwrap();
             assert_eq!((plan.answer, line.consequence), (answer, consequence), "{plan:#?}");
             assert!(plan.lines.iter().all(|line| line.verdict == Verdict::Fine || line.component.starts_with(from)));

@@ -18,7 +18,8 @@ use crate::source::{BOLD, DIM, GREEN, RED, Source, YELLOW, clean, count, paint, 
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
-    /// A program with a manifest; a kernel image, packed or not; or a profile that `kho understands --format json` printed
+    /// A program with a manifest; a kernel image, packed or not; a profile that `kho understands --format json` printed; or
+    /// the word `running`, for the kernel that runs now
     #[arg(long, value_name = "SUCCESSOR")]
     against: PathBuf,
     /// A node or component that must not be dropped, as memblock; may be given more than once
@@ -45,6 +46,8 @@ Examples:
       what the first would write, and the second read
   kho plan --require memblock frozen.core --against next.json
       reserved memory must not be allocated afresh; against a pinned profile
+  kho plan /dev/mem --against running
+      whether this machine would understand what it hands over, by what it exports
   kho plan --format json vmcore --against Image.gz | jq '.lines[] | {node, verdict, consequence}'
 
 Exit codes:
@@ -56,8 +59,8 @@ Exit codes:
 #[derive(clap::Args)]
 #[command(after_help = UNDERSTANDS)]
 pub(crate) struct Understands {
-    /// vmlinux, bzImage, Image, a zboot image or a UKI; packed by gzip, xz, zstd, lz4, bzip2, lzma, or not; or a program
-    /// with a manifest
+    /// vmlinux, bzImage, Image, a zboot image or a UKI; packed by gzip, xz, zstd, lz4, bzip2, lzma, or not; a program with
+    /// a manifest; or the word `running`, for the kernel that runs now
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// How it is printed
@@ -72,6 +75,8 @@ string that is in the image need not be read by it.
 Examples:
   kho understands /boot/vmlinuz
       which versions that kernel reads
+  kho understands running
+      the same of the kernel that runs now, as far as it exports it
   kho understands --format json bzImage > next.json
       the same as a profile, to be kept, corrected, and given to kho plan --against
 
@@ -143,9 +148,12 @@ fn is_json(head: &[u8]) -> bool {
     head.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
 }
 
-/// A pinned profile, or that of an image.
+/// A pinned profile, or that of an image, or of the kernel that runs; a file of that name is `./running`.
 fn profile(path: &Path) -> Result<Profile, Box<dyn Error>> {
     let fails = |error: &dyn std::fmt::Display| format!("{}: {}", name(path), clean(&error.to_string()));
+    if path == Path::new("running") {
+        return Ok(Profile::running().map_err(|fault| fails(&fault))?);
+    }
     let head = head_of(path).map_err(|error| fails(&error))?;
     if is_json(&head) {
         let file = std::fs::File::open(path).map_err(|error| fails(&error))?;
@@ -173,6 +181,11 @@ fn shown(path: &Path, profile: &Profile) -> String {
         (Some(bytes), None) => row("page size", &crate::units::size(bytes)),
         (None, _) => row("page size", "not known"),
     }
+    match (profile.machine, profile.machine_by) {
+        (Some(machine), Some(by)) => row("machine", &format!("{machine} ({by})")),
+        (Some(machine), None) => row("machine", &machine.to_string()),
+        (None, _) => row("machine", "not known"),
+    }
     for setting in &profile.config {
         row("config", &format!("{}={}", setting.name, setting.value));
     }
@@ -191,6 +204,9 @@ fn shown(path: &Path, profile: &Profile) -> String {
         let more = profile.strings.len().saturating_sub(few.len());
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         row("unknown", &format!("{}{more}: strings of that shape", few.join(", ")));
+    }
+    if profile.understands.iter().any(|statement| statement.by == By::Exported) {
+        row("running", Profile::EXPORTS_NOT);
     }
     if profile.is_heuristic() {
         row("heuristic", Profile::CANNOT_KNOW);

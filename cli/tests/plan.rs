@@ -4,13 +4,26 @@ mod common;
 
 use common::{fixture, json, run};
 
-/// An image that is nothing but these strings and a banner.
+/// An image for x86-64 that is nothing but a header, these strings and a banner.
 fn image(strings: &str) -> tempfile::NamedTempFile {
+    let mut header = vec![0; 64];
+    header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    (header[16], header[18], header[20], header[52]) = (2, 62, 1, 64);
+    made(header, strings)
+}
+
+/// The same for arm64.
+fn arm64(strings: &str) -> tempfile::NamedTempFile {
+    let mut header = vec![0; 64];
+    header[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    header[0x18] = 0b10;
+    made(header, strings)
+}
+
+fn made(mut bytes: Vec<u8>, strings: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let mut bytes = vec![0; 0x38];
-    bytes.extend_from_slice(b"ARM\x64\0Linux version 9.9 \x1b[31m(red)\n\0");
+    bytes.extend_from_slice(b"\0Linux version 9.9 \x1b[31m(red)\n\0");
     strings.split(' ').for_each(|text| bytes.extend([text.as_bytes(), b"\0"].concat()));
-    bytes[0x18] = 0b10;
     std::fs::write(file.path(), bytes).unwrap();
     file
 }
@@ -54,6 +67,20 @@ fn go_refused_and_cannot_be_told() {
     let (shown, _) = plan(1, &ALL.replace("kho-v4", "kho-v5"));
     assert!(shown.contains("all preserved memory is lost") && shown.contains("8 components behind it"), "{shown}");
 
+    // Another architecture, and all that it reads.
+    let other = arm64(ALL);
+    let args = args(&other);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let shown = run(1, &args);
+    assert!(shown.contains("why   machine: found x86-64, expected arm64\n"), "{shown}");
+    assert!(shown.contains("    do    do not go: choose a kernel of the same architecture"), "{shown}");
+    assert!(shown.ends_with(": refused\n") && shown.matches("refused  ").count() == 1, "{shown}");
+    let report = json(1, &args);
+    let line = &report["lines"][0];
+    assert_eq!((&line["code"], &line["consequence"]), (&"machine".into(), &"misread".into()));
+    assert_eq!((&line["by"], &report["successor"]["machine"]), (&"header".into(), &"arm64".into()));
+    schema_takes("plan", &report);
+
     // A kernel against a kernel, and what is required.
     let path = next.path().to_str().unwrap();
     assert!(run(0, &["plan", path, "--against", path]).ends_with(": go\n"));
@@ -71,13 +98,35 @@ fn go_refused_and_cannot_be_told() {
     assert!(run(2, &["plan", frozen, "--against", "/nowhere"]).contains("/nowhere: "));
 }
 
+/// The machine of the test may be any: what the guests of `tests/linux_kernels.rs` export is held against every word.
+#[test]
+fn the_kernel_that_runs() {
+    let output = common::kho(["understands", "running"]);
+    let (shown, errors) = (common::text(&output.stdout), common::text(&output.stderr));
+    match output.status.code() {
+        Some(0) => assert!(shown.contains("image      running kernel\n"), "{shown}"),
+        Some(2) => {
+            let why =
+                ["successor-silent: ", "io: "].iter().any(|code| errors.contains(&format!("kho: running: {code}")));
+            assert!(why && shown.is_empty(), "{errors}");
+        }
+        other => panic!("{other:?}: {shown}{errors}"),
+    }
+    // A file of that name is meant with its folder.
+    assert!(run(2, &["understands", "./running"]).starts_with("kho: ./running: "));
+}
+
 #[test]
 fn a_profile_is_printed_and_pinned() {
     let next = image(ALL);
     let path = next.path().to_str().unwrap();
     let shown = run(0, &["understands", path]);
     assert!(shown.contains("\\u{1b}[31m(red)") && !shown.contains("\u{1b}[31m(red)"), "{shown}");
-    assert!(shown.contains("a string, heuristic") && shown.contains("page size  4 KiB (header)"), "{shown}");
+    assert!(
+        shown.contains("a string, heuristic")
+            && shown.contains("page size  4 KiB (header)\nmachine    x86-64 (header)"),
+        "{shown}"
+    );
     let profile = json(0, &["understands", path]);
     schema_takes("understands", &profile);
     let pinned = tempfile::NamedTempFile::new().unwrap();

@@ -308,6 +308,7 @@ fn with_memory(image: Image, options: &Options) -> Result<Opened, NotShown> {
     }
     let mut decoded = Decoded::new(source, Root::of(&fdt, Some(address.get()), by), nodes, &findings, trees);
     decoded.page_size = Some(PageSize { bytes: geometry.page_size(), by: page_size_by });
+    decoded.machine = image.machine();
     decoded.candidates = others;
     decoded.scratch = options.scratch.iter().map(Range::from).collect();
     decoded.map = map;

@@ -133,7 +133,10 @@ fn the_fields_of_the_json_stay() {
     let (bytes, _) = machine(Geometry::K4);
     let decoded = serde_json::to_value(decode(&bytes, &Options::default()).unwrap()).unwrap();
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    assert_eq!(keys(&decoded), "candidates errors findings nodes page_size preserved root scratch source warnings");
+    assert_eq!(
+        keys(&decoded),
+        "candidates errors findings machine nodes page_size preserved root scratch source warnings"
+    );
     assert_eq!(keys(&decoded["root"]), "address compatible found_by is_handover preserved_memory_map size");
     assert_eq!(keys(&decoded["preserved"]), "blocks bytes entries orders pages range_count ranges");
     assert_eq!(

@@ -8,7 +8,7 @@ use super::content::{Content, block};
 use crate::abi::kho;
 use crate::fdt::{self, Fdt, dts};
 use crate::handover::Verdict;
-use crate::mem::{Folio, ImageKind, Order, PhysRange};
+use crate::mem::{Folio, ImageKind, Machine, Order, PhysRange};
 use crate::num::usize_of;
 use crate::radix::Tree;
 use crate::report::{Class, Code, Finding, Findings, Severity};
@@ -22,6 +22,8 @@ pub struct Decoded {
     pub source: SourceView,
     /// None for a device tree by itself.
     pub page_size: Option<PageSize>,
+    /// The architecture of the machine that wrote it, where the source says it.
+    pub machine: Option<Machine>,
     /// The root FDT.
     pub root: Root,
     /// Other roots that the search found, and how they did.
@@ -58,6 +60,7 @@ impl Decoded {
         Decoded {
             source,
             page_size: None,
+            machine: None,
             root,
             candidates: Vec::new(),
             preserved: None,

@@ -16,6 +16,7 @@ mod geometry;
 #[cfg(feature = "std")]
 mod image;
 mod inherited;
+mod machine;
 #[cfg(feature = "std")]
 mod map;
 #[cfg(feature = "std")]
@@ -36,6 +37,7 @@ pub use geometry::Geometry;
 pub(crate) use image::IOMEM;
 #[cfg(feature = "std")]
 pub use image::{Image, ImageKind, Source};
+pub use machine::Machine;
 #[cfg(feature = "std")]
 pub use map::{MapFailed, Mapping};
 #[cfg(feature = "std")]

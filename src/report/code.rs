@@ -188,4 +188,5 @@ codes! {
     ImagePacked = "image-packed", Corrupt, Error, "packed data that its unpacker refuses";
     SuccessorWithout = "successor-without", Mismatch, Error, "a successor that was built without what reads this";
     SuccessorSilent = "successor-silent", Unsupported, Warning, "nothing says whether the successor reads this";
+    Machine = "machine", Mismatch, Error, "written on a machine of another architecture than the successor's";
 }

@@ -7,6 +7,7 @@ use super::scan::NO_HANDLERS;
 use crate::abi::{self, kexec_metadata, kho, kho_test, luo, memblock};
 use crate::compat::{Compat, Term, Terms};
 use crate::inspect::{Content, Decoded, Node, Problem};
+use crate::mem::Machine;
 use crate::num::u64_of;
 use crate::report::{Class, Code, Severity};
 
@@ -21,6 +22,8 @@ pub struct Carried {
     pub(super) given: Given,
     /// Bytes of a page, where they are known.
     pub(super) page_size: Option<u64>,
+    /// The architecture of the machine that wrote it, where that is known.
+    pub(super) machine: Option<Machine>,
     /// What is wrong with it, other than versions: code, node, item, text.
     pub(super) broken: Vec<(Code, String, String, String)>,
 }
@@ -131,7 +134,7 @@ impl Carried {
         let of = |root: bool| items.iter().filter(move |item| (item.node == "/") == root && item.role != Role::Handler);
         let root = of(true).flat_map(|item| item.components.clone()).collect();
         let given = Given::Nodes(root, of(false).map(node).collect());
-        Carried { items, given, page_size: profile.page_size, broken: Vec::new() }
+        Carried { items, given, page_size: profile.page_size, machine: profile.machine, broken: Vec::new() }
     }
 
     /// What a program writes for whom it knows nothing of: the newest version of each node.
@@ -162,8 +165,8 @@ impl Carried {
 
 impl From<&Decoded> for Carried {
     fn from(decoded: &Decoded) -> Carried {
-        let mut carried =
-            Carried { page_size: decoded.page_size.as_ref().map(|page| page.bytes), ..Carried::default() };
+        let page_size = decoded.page_size.as_ref().map(|page| page.bytes);
+        let mut carried = Carried { page_size, machine: decoded.machine, ..Carried::default() };
         carried.root(&decoded.root.compatible);
         let node = |node: &Node| GivenNode {
             name: node.name.clone(),

@@ -15,7 +15,7 @@ use crate::report::Code;
 pub enum Consequence {
     /// It is taken over.
     None,
-    /// A line in the log, and a cold boot.
+    /// A word in the log, and a cold boot.
     AllMemoryLost,
     /// The kernel panics early.
     Panic,
@@ -46,10 +46,11 @@ impl Consequence {
         match self {
             Consequence::None => "it is taken over",
             Consequence::AllMemoryLost => {
-                "the next kernel says so in one line of its log and boots cold, with new scratch: all preserved memory is lost"
+                "the next kernel says so in its log and boots cold, with new scratch: all preserved memory is lost"
             }
             Consequence::Panic => {
-                "the next kernel panics early in its boot, whether liveupdate=on or not, unless kho=off"
+                "the next kernel panics early in its boot, often before its console shows anything (earlycon does), \
+                 whether liveupdate=on or not, unless kho=off"
             }
             Consequence::SessionsUnreachable => {
                 "the next kernel boots; the first open of /dev/liveupdate fails with EIO, and every one after it: no \
@@ -60,7 +61,8 @@ impl Consequence {
                  until it is left"
             }
             Consequence::AllocatedAfresh => {
-                "the next kernel allocates the reserved memory afresh: what was in it is lost"
+                "the next kernel allocates the reserved memory afresh, in its scratch: what was in it is lost, and it cannot \
+                 be handed on from there"
             }
             Consequence::MetadataIgnored => {
                 "the next kernel ignores it, and does not log who handed over; nothing is lost"
@@ -88,7 +90,8 @@ impl Consequence {
                 "choose a kernel that reads this root; a cold boot is what you get from this one"
             }
             Consequence::Panic => {
-                "choose a kernel that reads this version; to give up all that is preserved, boot this one with kho=off"
+                "choose a kernel that reads this version; to give up the sessions, boot this one with kho=off: memory that is \
+                 reserved by name comes back all the same"
             }
             Consequence::SessionsUnreachable => {
                 "choose a kernel that has the handler in this version, or take these files out of their sessions first"
@@ -105,7 +108,9 @@ impl Consequence {
                 "choose a program that reads this version, or write one that it reads (Outgoing::write_for)"
             }
             Consequence::LeftBehind => "nothing, if the successor can do without",
-            Consequence::Misread => "do not go: choose a kernel with the same layout and the same page size",
+            Consequence::Misread => {
+                "do not go: choose a kernel of the same architecture, with the same layout and page size"
+            }
             Consequence::Unforeseen => "do not go before it is known why: see kho check",
         }
     }

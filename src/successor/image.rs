@@ -13,6 +13,7 @@ use super::scan::{self, Scanner};
 use super::unpack::{Packing, unpack};
 use crate::abi::x86_boot;
 use crate::manifest::Found;
+use crate::mem::Machine;
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
 
@@ -143,7 +144,12 @@ impl Profile {
             let kind = Kind::of(&image);
             profile.layers.push(kind.name().into());
             let inner = match kind {
-                Kind::BzImage => payload(&image)?,
+                Kind::BzImage => {
+                    let flags = image.get(x86_boot::XLOADFLAGS).copied().unwrap_or(0);
+                    let is_64 = u16::from(flags) & x86_boot::XLF_KERNEL_64 != 0;
+                    profile.machine = is_64.then_some(Machine::X86);
+                    payload(&image)?
+                }
                 Kind::Zboot => zboot(&image)?,
                 Kind::Pe => linux_section(&image)?,
                 Kind::Packed(packing) => {
@@ -238,28 +244,33 @@ fn linux_section(image: &[u8]) -> Result<Span, Fault> {
 
 /// What the kernel itself says.
 fn innermost(kind: Kind, image: &[u8], scanner: Option<Scanner>, mut profile: Profile) -> Result<Profile, Fault> {
-    let mut header_says = |bytes: Option<u64>| {
+    let mut header_says = |machine: Option<Machine>, bytes: Option<u64>| {
         profile.page_size = bytes;
         profile.page_size_by = bytes.map(|_| By::Header);
+        profile.machine = machine.or(profile.machine);
+        profile.machine_by = profile.machine.map(|_| By::Header);
     };
     match kind {
         Kind::Elf => {
             let facts = sections(image)?;
-            header_says(facts.page_size);
+            header_says(facts.machine, facts.page_size);
             if let Some(entries) = facts.versions {
                 scan::add_table(&mut profile, entries, By::LiveupdateVersions);
             }
             profile.unsettled = facts.features;
         }
         // Bits 1 and 2 of its flags.
-        Kind::Arm64 => header_says(match image.get(0x18).map(|flags| flags >> 1 & 3) {
-            Some(1) => Some(4 << 10),
-            Some(2) => Some(16 << 10),
-            Some(3) => Some(64 << 10),
-            _ => None,
-        }),
-        Kind::RiscV => header_says(Some(4 << 10)),
-        _ => {}
+        Kind::Arm64 => {
+            let size = match image.get(0x18).map(|flags| flags >> 1 & 3) {
+                Some(1) => Some(4 << 10),
+                Some(2) => Some(16 << 10),
+                Some(3) => Some(64 << 10),
+                _ => None,
+            };
+            header_says(Some(Machine::Arm64), size);
+        }
+        Kind::RiscV => header_says(Some(Machine::RiscV64), Some(4 << 10)),
+        _ => header_says(None, None),
     }
     let scanner = scanner.unwrap_or_else(|| {
         let mut scanner = Scanner::new();
@@ -279,6 +290,7 @@ fn innermost(kind: Kind, image: &[u8], scanner: Option<Scanner>, mut profile: Pr
 
 /// What the headers of an ELF file say.
 struct Sections {
+    machine: Option<Machine>,
     page_size: Option<u64>,
     versions: Option<Vec<(String, u64)>>,
     features: Vec<String>,
@@ -291,7 +303,8 @@ fn sections(image: &[u8]) -> Result<Sections, Fault> {
     if header.e_type(endian) == elf::ET_CORE {
         return Err(Fault::new(Code::FileKind).item("ELF").found("a core").expected("an image of a kernel"));
     }
-    let page_size = (header.e_machine(endian) == elf::EM_X86_64).then_some(4 << 10);
+    let machine = Machine::of_elf(header.e_machine(endian).0);
+    let page_size = (machine == Some(Machine::X86)).then_some(4 << 10);
     let sections = header.sections(endian, image).map_err(bad)?;
     let data = |name: &[u8]| -> Result<Option<(&[u8], u64)>, Fault> {
         let Some((_, section)) = sections.section_by_name(endian, name) else { return Ok(None) };
@@ -313,13 +326,19 @@ fn sections(image: &[u8]) -> Result<Sections, Fault> {
         let names = bytes.chunks(FEATURE).take(1024).filter_map(|record| record.split(|&byte| byte == 0).next());
         names.filter(|name| !name.is_empty()).map(|name| name.escape_ascii().to_string()).collect()
     });
-    Ok(Sections { page_size, versions: versions.transpose()?, features })
+    Ok(Sections { machine, page_size, versions: versions.transpose()?, features })
 }
 
 /// The configuration that is in the image, if there is one.
 fn configuration(image: &[u8], at: Option<usize>, profile: &mut Profile) {
-    let packed = at.and_then(|at| image.get(at.checked_add(scan::CONFIG.len())?..));
-    let Some(text) = packed.filter(|packed| Packing::of(packed) == Some(Packing::Gzip)).and_then(unpacked) else {
+    if let Some(packed) = at.and_then(|at| image.get(at.checked_add(scan::CONFIG.len())?..)) {
+        packed_configuration(packed, profile);
+    }
+}
+
+/// A configuration that is packed by gzip, as kernels have it; anything else is none.
+pub(super) fn packed_configuration(packed: &[u8], profile: &mut Profile) {
+    let Some(text) = Some(packed).filter(|packed| Packing::of(packed) == Some(Packing::Gzip)).and_then(unpacked) else {
         return;
     };
     let text = String::from_utf8_lossy(&text);

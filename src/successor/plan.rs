@@ -137,6 +137,7 @@ impl Plan {
         super::scan::imply(&mut successor);
         let successor = &successor;
         let mut lines = broken(carried);
+        lines.extend(machine(carried, successor));
         lines.extend(page_size(carried, successor));
         let mut not_reached = 0;
         for (number, item) in (1_u64..).zip(&carried.items) {
@@ -154,10 +155,27 @@ impl Plan {
         if successor.is_heuristic() {
             notes.push(format!("heuristic: {}", Profile::CANNOT_KNOW));
         }
+        if successor.is_exported() {
+            notes.push(format!("running: {}", Profile::EXPORTS_NOT));
+        }
         match (carried.page_size, successor.page_size) {
             (_, None) => notes.push("page size: the successor does not say its own, which must be the same".into()),
             (None, _) => notes.push("page size: that of the handover is not known, and must be the same".into()),
             _ => {}
+        }
+        match (carried.machine, successor.machine) {
+            (_, None) => {
+                notes.push("machine: the successor does not say its architecture, which must be the same".into())
+            }
+            (None, _) => notes.push("machine: that of the handover is not known, and must be the same".into()),
+            _ => {}
+        }
+        if carried.items.iter().any(|item| item.role == Role::Luo && item.count == 0) {
+            notes.push(
+                "sessions: a machine that runs shows no session, for Linux writes them when it freezes: which handlers \
+                 their files need is not among this"
+                    .into(),
+            );
         }
         Plan { answer, lines, not_reached, notes }
     }
@@ -225,6 +243,13 @@ fn page_size(carried: &Carried, successor: &Profile) -> Option<Line> {
     (found != expected).then_some(Line { by: successor.page_size_by, ..line })
 }
 
+fn machine(carried: &Carried, successor: &Profile) -> Option<Line> {
+    let (found, expected) = carried.machine.zip(successor.machine)?;
+    let fault = Fault::new(Code::Machine).found(found).expected(expected);
+    let line = line("/", "", Verdict::Refused, Some(&fault), Consequence::Misread);
+    (found != expected).then_some(Line { by: successor.machine_by, ..line })
+}
+
 struct Judge<'a> {
     item: &'a Item,
     successor: &'a Profile,
@@ -290,7 +315,11 @@ impl<'a> Judge<'a> {
 
     /// A name of which the successor does not speak.
     fn unknown(&self, found: &str, fault: Fault) -> Result<By, Option<Fault>> {
-        if self.item.role != Role::Handler || self.successor.handlers_complete {
+        let told = self.item.role == Role::Handler && self.successor.handlers_complete;
+        if self.successor.is_exported() && !told {
+            return Err(None);
+        }
+        if self.item.role != Role::Handler || told {
             return Err(Some(fault));
         }
         if self.successor.strings.iter().any(|text| text == found) {
@@ -319,7 +348,7 @@ impl<'a> Judge<'a> {
         if self.successor.built_in(option) == Some(false) {
             return Some(fault().found("not set"));
         }
-        let none = self.successor.reads_of(name).next().is_none();
+        let none = !self.successor.is_exported() && self.successor.reads_of(name).next().is_none();
         none.then(|| fault().found(format_args!("no {name}-vNUMBER")))
     }
 
@@ -358,6 +387,14 @@ impl<'a> Judge<'a> {
 
     fn silent(&self, base: Line) -> Line {
         let fault = Fault::new(Code::SuccessorSilent).found(base.component.escape_debug());
+        if self.successor.is_exported() {
+            let fault = fault.expected("a word of it in what the running kernel exports");
+            return Line {
+                count: base.count,
+                advice: "name the image of that kernel instead, or pin a profile with what is known of it",
+                ..line(&base.node, &base.component, Verdict::Untold, Some(&fault), Consequence::Unforeseen)
+            };
+        }
         let fault =
             fault.expected("a handler in the image, or in a module that is loaded before /dev/liveupdate is opened");
         Line {

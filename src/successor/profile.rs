@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compat::{Compat, Reads};
 use crate::manifest::Found;
+use crate::mem::Machine;
 use crate::report::{Code, Fault};
 
 /// What a successor understands, and who says so.
@@ -27,6 +28,10 @@ pub struct Profile {
     pub page_size: Option<u64>,
     /// Who says that page size.
     pub page_size_by: Option<By>,
+    /// Its architecture.
+    pub machine: Option<Machine>,
+    /// Who says that architecture.
+    pub machine_by: Option<By>,
     /// What the configuration in the image says, where it has one.
     pub config: Vec<Setting>,
     /// What it reads.
@@ -78,6 +83,8 @@ pub enum By {
     Config,
     /// A heuristic: the string is in the image. That it is there does not say that it is read.
     Strings,
+    /// The kernel that runs now, which hands over itself in that version.
+    Exported,
     /// What kernels with that root are known to use, without saying it.
     Implied,
 }
@@ -92,6 +99,7 @@ impl fmt::Display for By {
             By::Header => "header",
             By::Config => "configuration",
             By::Strings => "a string, heuristic",
+            By::Exported => "exported by the running kernel",
             By::Implied => "implied",
         })
     }

@@ -17,11 +17,13 @@ const PIECE: usize = 64 << 10;
 const OVERLAP: usize = 512;
 /// So many strings are kept.
 const STRINGS: usize = 1024;
+/// What a banner begins with, and ` version `.
+const LINUX: &[u8] = b"Linux";
 /// Bytes of a banner.
 const BANNER: usize = 256;
 
-/// Magic of the table of versions: 0x4c565550, native.
-const TABLE: [u8; 4] = 0x4c56_5550_u32.to_le_bytes();
+/// Magic of the table of versions and its version: 0x4c565550 and 1, native.
+const HEAD: [[u8; 4]; 2] = [0x4c56_5550_u32.to_le_bytes(), 1_u32.to_le_bytes()];
 /// Bytes of an entry of it.
 const ENTRY: usize = 48;
 /// So many places are tried where a table could be.
@@ -59,9 +61,6 @@ pub(super) const NO_HANDLERS: [&str; 8] =
 
 /// What was found so far.
 pub(super) struct Scanner {
-    marks: [Finder<'static>; 2],
-    banner_mark: Finder<'static>,
-    table_mark: Finder<'static>,
     config_mark: Finder<'static>,
     metadata_mark: Finder<'static>,
     /// How far the bytes were searched.
@@ -79,9 +78,6 @@ pub(super) struct Scanner {
 impl Scanner {
     pub(super) fn new() -> Self {
         Scanner {
-            marks: [Finder::new(b"-v"), Finder::new(b"_v")],
-            banner_mark: Finder::new(b"Linux version "),
-            table_mark: Finder::new(&TABLE),
             config_mark: Finder::new(CONFIG),
             metadata_mark: Finder::new(b"\0kexec-metadata\0"),
             done: 0,
@@ -110,28 +106,27 @@ impl Scanner {
 
     fn piece(&mut self, bytes: &[u8], from: usize, to: usize) {
         let Some(piece) = bytes.get(from..to) else { return };
-        for mark in self.marks.clone() {
-            for at in mark.find_iter(piece) {
-                if let Some((text, start)) = string_around(piece, at) {
-                    // Its beginning may be missing; then it was found whole in the piece before.
-                    if start == 0 && from > 0 {
-                        continue;
-                    }
-                    let at = u64_of(from.saturating_add(start));
-                    let text = String::from_utf8_lossy(text);
-                    if self.strings.len() < STRINGS || is_known(&text) {
-                        self.strings.entry(text.into_owned()).or_insert(at);
-                    }
+        // One search for all that has a `v`: both marks, tables, of which the first entry has one, and the banner.
+        for mark in memchr::memchr_iter(b'v', piece).filter_map(|at| at.checked_sub(1)) {
+            if piece.get(mark) == Some(&b' ') && self.banner.is_none() {
+                // Formats of messages begin with it, too: a version follows.
+                let start = mark.checked_sub(LINUX.len());
+                self.banner = start.and_then(|start| banner(piece.get(start..)?));
+            }
+            if !matches!(piece.get(mark), Some(b'-' | b'_')) {
+                continue;
+            }
+            if self.tables.len() < TABLES {
+                self.tables.extend(table_before(piece, mark).map(|at| from.saturating_add(at)));
+            }
+            // Its beginning may be missing; then it was found whole in the piece before.
+            if let Some((text, start)) = string_around(piece, mark).filter(|(_, start)| *start > 0 || from == 0) {
+                let at = u64_of(from.saturating_add(start));
+                let text = String::from_utf8_lossy(text);
+                if self.strings.len() < STRINGS || is_known(&text) {
+                    self.strings.entry(text.into_owned()).or_insert(at);
                 }
             }
-        }
-        if self.banner.is_none() {
-            // Formats of messages begin with it, too: a version follows.
-            let mut found = self.banner_mark.find_iter(piece).filter_map(|at| banner(piece.get(at..)?));
-            self.banner = found.next();
-        }
-        if self.tables.len() < TABLES {
-            self.tables.extend(self.table_mark.find_iter(piece).take(TABLES).map(|at| from.saturating_add(at)));
         }
         if self.metadata.is_none() {
             self.metadata = self.metadata_mark.find(piece).map(|at| u64_of(from.saturating_add(at).saturating_add(1)));
@@ -195,10 +190,18 @@ fn string_around(piece: &[u8], mark: usize) -> Option<(&[u8], usize)> {
     (text.first()?.is_ascii_alphabetic() && text.len() <= Compat::LONGEST).then_some((text, start))
 }
 
+/// Where a table begins whose first entry has this mark: that is in its first field.
+fn table_before(piece: &[u8], mark: usize) -> Option<usize> {
+    let head = HEAD.as_flattened();
+    let first = mark.saturating_sub(head.len().saturating_add(ENTRY));
+    let at = piece.get(first..mark)?.windows(head.len()).position(|bytes| bytes == head)?;
+    Some(first.saturating_add(at))
+}
+
 /// `Linux version 7.2.13 (...)`, one line.
 fn banner(text: &[u8]) -> Option<String> {
     let line: Vec<u8> = text.iter().copied().take(BANNER).take_while(|byte| !matches!(byte, 0 | b'\n')).collect();
-    let version = line.get("Linux version ".len())?;
+    let version = line.strip_prefix(LINUX)?.strip_prefix(b" version ")?.first()?;
     // Cut by the end of the piece: it is found whole in the next one, or was in the one before.
     (version.is_ascii_digit() && (line.len() == BANNER || line.len() < text.len()))
         .then(|| String::from_utf8_lossy(&line).into_owned())
@@ -208,7 +211,7 @@ fn banner(text: &[u8]) -> Option<String> {
 /// first field that is not NAME-vNUMBER and zeros.
 pub(super) fn table(bytes: &[u8], section: bool) -> Option<Vec<(String, u64)>> {
     let (head, mut rest) = bytes.split_first_chunk::<8>()?;
-    if *head != [TABLE, 1_u32.to_le_bytes()].concat().as_slice() {
+    if head != HEAD.as_flattened() {
         return None;
     }
     let mut entries = Vec::new();

@@ -3,6 +3,7 @@
 use super::carried::{Item, Role};
 use super::{Answer, By, Carried, Consequence, Plan, Profile, Setting, Statement, Verdict};
 use crate::inspect::{self, Options};
+use crate::mem::Machine;
 use crate::report::{Class, Code};
 
 const ALL: &str = "kho-v4 luo-v5 memfd-v2 memblock-v1 kexec-metadata-v1 kho-test-v1";
@@ -200,6 +201,39 @@ fn the_configuration_and_the_page_size_are_heard() {
     assert_eq!(line.why, "page-size: found 4096, expected 65536");
     let next = Profile { page_size: Some(4096), ..reads(ALL) };
     assert_eq!(Plan::new(&frozen(), &next, &[]).answer, Answer::Go);
+}
+
+#[test]
+fn another_architecture_is_refused_whatever_it_reads() {
+    for (machine, text) in [(Machine::Arm64, "arm64"), (Machine::RiscV64, "riscv64")] {
+        let next = Profile { machine: Some(machine), machine_by: Some(By::Header), ..reads(ALL) };
+        let plan = Plan::new(&frozen(), &next, &[]);
+        let line = &plan.lines[0];
+        assert_eq!((line.code, line.consequence), (Some(Code::Machine), Consequence::Misread));
+        assert_eq!((line.node.as_str(), line.by), ("/", Some(By::Header)));
+        assert_eq!(line.why, format!("machine: found x86-64, expected {text}"));
+        assert_eq!((plan.answer, plan.count(Verdict::Refused)), (Answer::Refused, 1));
+        assert_eq!(Code::Machine.class(), Class::Mismatch);
+    }
+    let notes = |carried: &Carried, next: &Profile| Plan::new(carried, next, &[]).notes.join("; ");
+    let next = Profile { machine: Some(Machine::X86), page_size: Some(4096), ..reads(ALL) };
+    assert_eq!(Plan::new(&frozen(), &next, &[]).answer, Answer::Go);
+    assert_eq!(notes(&frozen(), &next), "");
+    // What is not known is said, and no reason to refuse.
+    assert!(notes(&frozen(), &Profile { machine: None, ..next.clone() }).contains("does not say its architecture"));
+    let unknown = Carried { machine: None, ..frozen() };
+    assert!(notes(&unknown, &next).contains("machine: that of the handover is not known"));
+    assert_eq!(Plan::new(&unknown, &next, &[]).answer, Answer::Go);
+}
+
+#[test]
+fn a_machine_that_runs_shows_no_sessions() {
+    let mut carried = frozen();
+    carried.items.retain(|item| item.role != Role::Handler);
+    carried.items.iter_mut().filter(|item| item.role == Role::Luo).for_each(|item| item.count = 0);
+    let notes = Plan::new(&carried, &reads(ALL), &[]).notes;
+    assert!(notes.iter().any(|note| note.starts_with("sessions: a machine that runs shows no session")), "{notes:?}");
+    assert!(!Plan::new(&frozen(), &reads(ALL), &[]).notes.iter().any(|note| note.starts_with("sessions")));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use super::{By, Profile, is_image};
+use crate::mem::Machine;
 use crate::report::{Class, Code, Fault};
 
 const BANNER: &[u8] = b"\0Linux version 7.9.1 (me@here) #1 SMP\n\0";
@@ -148,6 +149,7 @@ fn is_understood(image: &[u8], layers: &[&str]) -> Profile {
 fn strings_are_a_heuristic_and_whole_ones() {
     let profile = is_understood(&raw(b""), &["arm64 Image"]);
     assert_eq!((profile.page_size, profile.page_size_by), (Some(4096), Some(By::Header)));
+    assert_eq!((profile.machine, profile.machine_by), (Some(Machine::Arm64), Some(By::Header)));
     assert_eq!(profile.strings, ["spectre_v2"]);
     assert!(profile.is_heuristic() && !profile.handlers_complete);
     let other = profile.understands.iter().find(|statement| statement.component == "mshv_kho-v1");
@@ -164,6 +166,29 @@ fn strings_are_a_heuristic_and_whole_ones() {
         let found = Profile::of_bytes(&elf(&[(".rodata", &image)])).unwrap();
         assert!(!found.understands.iter().any(|statement| statement.component == "kho-v1"), "{found:?}");
     }
+}
+
+#[test]
+fn the_machine_is_in_the_header() {
+    for (number, machine) in [(62, Some(Machine::X86)), (183, Some(Machine::Arm64)), (243, Some(Machine::RiscV64))]
+        .into_iter()
+        .chain([(258, None), (3, None)])
+    {
+        let mut image = kernel(&table(&[]));
+        image[18..20].copy_from_slice(&u16::to_le_bytes(number));
+        let profile = Profile::of_bytes(&image).unwrap();
+        assert_eq!((profile.machine, profile.machine_by), (machine, machine.map(|_| By::Header)));
+        // The wrapping of x86-64 says it, too; but what is in it is the kernel.
+        let mut image = bz_image(&image);
+        assert_eq!(Profile::of_bytes(&image).unwrap().machine, machine);
+        image[0x236] = 1;
+        assert_eq!(Profile::of_bytes(&image).unwrap().machine, machine.or(Some(Machine::X86)));
+    }
+    let mut image = raw(b"");
+    image[0x38..0x3c].copy_from_slice(b"RSC\x05");
+    assert_eq!(Profile::of_bytes(&image).unwrap().machine, Some(Machine::RiscV64));
+    image[0x38..0x3c].fill(0);
+    assert_eq!(Profile::of_bytes(&image).unwrap().machine, None);
 }
 
 #[test]
@@ -188,6 +213,14 @@ fn the_section_is_heard_before_strings() {
     // In an image without sections it is found by its magic; what only looks like it is not taken.
     let profile = Profile::of_bytes(&raw(&[b"PUVL".as_slice(), &[9; 60], &table(&["memfd-v2"])].concat())).unwrap();
     assert!(profile.understands.iter().any(|s| s.component == "memfd-v2" && s.by == By::VersionTable));
+    // At every place around the edge of what is read at once, and behind what only begins like it.
+    for shift in 0..100 {
+        let image = [&vec![0x90; 65_536 - 80 + shift][..], b"PUVL", &table(&["vfio.pci-v1", "a_v2"]), BANNER].concat();
+        let profile = Profile::of_bytes(&elf(&[(".rodata", &image)])).unwrap();
+        let told = profile.understands.iter().filter(|s| s.by == By::VersionTable).map(|s| s.component.as_str());
+        assert_eq!(told.collect::<Vec<_>>(), ["vfio.pci-v1", "a_v2"], "{shift}");
+        assert!(profile.handlers_complete);
+    }
     let unsettled =
         elf(&[(".liveupdate_features", &[b"memfd\x1b\0".as_slice(), &[0; 65]].concat()), (".rodata", BANNER)]);
     assert_eq!(Profile::of_bytes(&unsettled).unwrap().unsettled, ["memfd\\x1b"]);
@@ -331,6 +364,23 @@ mod packed {
         let mut image = raw(b"");
         image.splice(100..100, vec![5; 20 << 20]);
         is_understood(&lz4(&image), &["lz4", "arm64 Image"]);
+    }
+
+    /// Each of them ends nothing, and costs no more than it unpacks to.
+    #[test]
+    fn many_small_blocks_of_lz4() {
+        let image = raw(b"");
+        let mut frames = Vec::new();
+        for (number, block) in image.chunks(7).enumerate() {
+            if number % 1000 == 0 {
+                frames.extend_from_slice(&0x184c_2102_u32.to_le_bytes());
+            }
+            let packed = lz4_flex::block::compress(block);
+            frames.extend_from_slice(&(packed.len() as u32).to_le_bytes());
+            frames.extend_from_slice(&packed);
+        }
+        frames.extend_from_slice(&300_000_u32.to_le_bytes());
+        is_understood(&frames, &["lz4", "arm64 Image"]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Unpacking, bounded: how much comes out, and how much memory an unpacker takes for its window.
 
 #[cfg(feature = "images")]
-use std::io::{self, Read};
+use std::io::Read;
 
 #[cfg(feature = "images")]
-use crate::num::u64_of;
+use crate::num::{index_of, u64_of};
 use crate::report::{Code, Fault};
 
 /// How something is packed.
@@ -70,7 +70,7 @@ pub(super) fn unpack(
             Box::new(reader.map_err(|error| refused(packing, 0, &error))?)
         }
         Packing::Bzip2 => Box::new(bzip2::read::BzDecoder::new(packed)),
-        Packing::Lz4 => Box::new(Lz4 { packed: packed.get(4..).unwrap_or_default(), block: Vec::new(), given: 0 }),
+        Packing::Lz4 => return lz4(packed, limit, look),
         Packing::Lzo => {
             return Err(Fault::new(Code::ImagePacking).found("lzo").expected("gzip, xz, zstd, lz4, bzip2 or lzma"));
         }
@@ -82,8 +82,7 @@ pub(super) fn unpack(
         let room = limit.saturating_sub(before).saturating_add(1).min(1 << 20);
         let read = reader.by_ref().take(room).read_to_end(&mut out);
         if u64_of(out.len()) > limit {
-            let fault = Fault::new(Code::ImageLimit).item(packing.name());
-            return Err(fault.found("more").expected(format_args!("at most {limit} bytes")));
+            return Err(too_much(packing, limit));
         }
         match read {
             Ok(0) => break,
@@ -107,56 +106,48 @@ fn refused(packing: Packing, at: u64, error: &dyn core::fmt::Display) -> Fault {
     fault.expected(format_args!("packed data; {at} bytes came out before"))
 }
 
-/// Legacy frames, which kernels have: blocks of 8 MiB behind a size each, without checksums.
+/// Legacy frames, which kernels have: blocks of at most 8 MiB behind a size each, without checksums. Each is unpacked to
+/// where it is wanted: to copy 8 MiB costs as much as to unpack them.
 #[cfg(feature = "images")]
-struct Lz4<'a> {
-    packed: &'a [u8],
-    block: Vec<u8>,
-    given: usize,
-}
-
-#[cfg(feature = "images")]
-impl Lz4<'_> {
+fn lz4(packed: &[u8], limit: u64, look: &mut dyn FnMut(&[u8], bool)) -> Result<Vec<u8>, Fault> {
     const BLOCK: usize = 8 << 20;
-
-    /// Unpacks the next block; false at the end.
-    fn next(&mut self) -> io::Result<bool> {
-        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-        loop {
-            let Some((size, rest)) = self.packed.split_first_chunk::<4>() else { return Ok(false) };
-            let size = u32::from_le_bytes(*size);
-            // Frames may follow each other; and a kernel's own size stands at the very end.
-            if size == 0x184c_2102 {
-                self.packed = rest;
-                continue;
-            }
-            if rest.is_empty() || size == 0 {
-                return Ok(false);
-            }
-            let size = usize::try_from(size).unwrap_or(usize::MAX);
-            let (data, rest) = rest.split_at_checked(size).ok_or_else(|| bad("a block that ends too early"))?;
-            self.block.resize(Self::BLOCK, 0);
-            let count = lz4_flex::block::decompress_into(data, &mut self.block)
-                .map_err(|error| bad(&format!("a block: {error}")))?;
-            self.block.truncate(count);
-            self.packed = rest;
-            self.given = 0;
-            return Ok(true);
+    // Asked for as zeros, pages that are never unpacked to are never touched.
+    let mut out = vec![0; BLOCK];
+    let mut len = 0_usize;
+    let mut rest = packed;
+    while let Some((size, after)) = rest.split_first_chunk::<4>() {
+        let size = u32::from_le_bytes(*size);
+        // Frames may follow each other; and a kernel's own size stands at the very end.
+        if size == 0x184c_2102 {
+            rest = after;
+            continue;
         }
+        if after.is_empty() || size == 0 {
+            break;
+        }
+        let bad = |what: &dyn core::fmt::Display| refused(Packing::Lz4, u64_of(len), what);
+        let (data, after) =
+            after.split_at_checked(index_of(size)).ok_or_else(|| bad(&"a block that ends too early"))?;
+        // By as much as the last block filled, so that many small ones cost no more than a large one.
+        let end = len.saturating_add(BLOCK);
+        out.resize(end, 0);
+        let to = out.get_mut(len..).unwrap_or_default();
+        let count =
+            lz4_flex::block::decompress_into(data, to).map_err(|error| bad(&format_args!("a block: {error}")))?;
+        len = len.saturating_add(count);
+        if u64_of(len) > limit {
+            return Err(too_much(Packing::Lz4, limit));
+        }
+        look(out.get(..len).unwrap_or_default(), false);
+        rest = after;
     }
+    out.truncate(len);
+    look(&out, true);
+    Ok(out)
 }
 
 #[cfg(feature = "images")]
-impl Read for Lz4<'_> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        while self.given >= self.block.len() {
-            if !self.next()? {
-                return Ok(0);
-            }
-        }
-        let mut from = self.block.get(self.given..).unwrap_or_default();
-        let count = from.read(to)?;
-        self.given = self.given.saturating_add(count);
-        Ok(count)
-    }
+fn too_much(packing: Packing, limit: u64) -> Fault {
+    let fault = Fault::new(Code::ImageLimit).item(packing.name()).found("more");
+    fault.expected(format_args!("at most {limit} bytes"))
 }

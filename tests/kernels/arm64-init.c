@@ -1,6 +1,8 @@
 // The init of the arm64 guest: takes the sessions that the file /plan names out of /dev/liveupdate, and says what it
 // finds in each file. Built when the test runs, because there is no Rust standard library for arm64 in a usual checkout.
 //
+// First it says what the kernel exports in debugfs. A device that cannot be opened is tried twice.
+//
 // Lines of /plan: `memory ADDRESS SIZE` (what is there is hashed), `session NAME`, then for each of its files
 // `file TOKEN`; numbers are hexadecimal. With /kernel and /initrd, all of it is preserved again, and the kernel is
 // replaced.
@@ -20,6 +22,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define DEBUGFS "/sys/kernel/debug"
 #define CREATE_SESSION 0xba00
 #define RETRIEVE_SESSION 0xba01
 #define PRESERVE_FD 0xba40
@@ -185,6 +188,17 @@ static void preserve(int device, struct session *session)
 	}
 }
 
+/* What it was handed; and what it hands over, which it exports as a whole after a cold boot only. */
+static void say_exported(void)
+{
+	const char *halves[] = { "in", "out" };
+	char path[64];
+	for (int at = 0; at < 2; at++) {
+		snprintf(path, sizeof(path), DEBUGFS "/kho/%s/fdt", halves[at]);
+		say("%s/fdt %s", halves[at], access(path, F_OK) ? "absent" : "there");
+	}
+}
+
 static void say_symbol(const char *symbol)
 {
 	FILE *symbols = fopen("/proc/kallsyms", "r");
@@ -216,7 +230,15 @@ int main(void)
 	mkdir("/proc", 0755);
 	mount("proc", "/proc", "proc", 0, NULL);
 	mount("dev", "/dev", "devtmpfs", 0, NULL);
+	mkdir("/sys", 0755);
+	mount("sys", "/sys", "sysfs", 0, NULL);
+	mount("debug", DEBUGFS, "debugfs", 0, NULL);
+	say_exported();
 	int device = open("/dev/liveupdate", O_RDWR);
+	if (device < 0) {
+		say("open: %s", strerror(errno));
+		device = open("/dev/liveupdate", O_RDWR);
+	}
 	if (device < 0)
 		fail("/dev/liveupdate");
 	FILE *plan = fopen("/plan", "r");

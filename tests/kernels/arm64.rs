@@ -22,9 +22,9 @@ const STRANGERS: usize = 45;
 const RAM: u64 = 0x4000_0000;
 const MEMORY: u32 = 320;
 /// Where the handover is authored.
-const WINDOW: u64 = RAM + 160 * MIB;
+pub(crate) const WINDOW: u64 = RAM + 160 * MIB;
 
-fn authored(scenario: &str) -> Authored {
+pub(crate) fn authored(scenario: &str) -> Authored {
     let place = Place {
         window: range(WINDOW, 64 * MIB),
         kernel: range(RAM, 64 * MIB),
@@ -36,7 +36,7 @@ fn authored(scenario: &str) -> Authored {
 }
 
 /// The init, built now; none where its compiler is missing and need not be there.
-fn init(folder: &Path) -> Option<Vec<u8>> {
+pub(crate) fn init(folder: &Path) -> Option<Vec<u8>> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels/arm64-init.c");
     let program = folder.join("init");
     let mut command = Command::new("aarch64-linux-gnu-gcc");
@@ -50,7 +50,7 @@ fn init(folder: &Path) -> Option<Vec<u8>> {
 }
 
 /// A machine that was handed this, with more in its initramfs.
-fn machine(kernel: &Kernel, authored: &Authored, initramfs: Cpio) -> Machine {
+pub(crate) fn machine(kernel: &Kernel, authored: &Authored, initramfs: Cpio) -> Machine {
     let machine = Machine::new(kernel, MEMORY, &initramfs.finish());
     let [image, dtb] = ["image", "virt.dtb"].map(|name| machine.dir().join(name));
     authored.ram.write_image(&File::create(&image).unwrap()).unwrap();
@@ -65,7 +65,7 @@ fn machine(kernel: &Kernel, authored: &Authored, initramfs: Cpio) -> Machine {
         .append("kho=on liveupdate=on reserve_mem=1M:65536:testmem printk.devkmsg=on")
 }
 
-fn base(init: &[u8], plan: &str) -> Cpio {
+pub(crate) fn base(init: &[u8], plan: &str) -> Cpio {
     let archive = Cpio::new().folder("dev").device("dev/console", 5, 1);
     archive.file("init", 0o755, init).file("plan", 0o644, plan.as_bytes())
 }
@@ -87,7 +87,7 @@ fn dtc_takes(dtb: &[u8], boot: &Boot) {
 }
 
 /// What the guest said of memory and files.
-fn said(log: &str) -> Vec<&str> {
+pub(crate) fn said(log: &str) -> Vec<&str> {
     let said = log.lines().filter_map(|line| line.trim_end().split_once("guest: "));
     said.map(|(_, said)| said).filter(|said| said.starts_with("file ") || said.starts_with("memory ")).collect()
 }
@@ -144,6 +144,7 @@ fn arm64_hands_on_what_was_authored() {
             let core = guest.dir().join("core");
             guest.qmp().dump(&core);
             let decoded = frozen::check(&core, scenario, release, 2).decoded;
+            assert_eq!(decoded.machine, Some(kho::mem::Machine::Arm64));
             let lost: Vec<_> = authored.folios.difference(&folios(&decoded)).copied().collect();
             assert!(lost.is_empty(), "{lost:x?}");
 

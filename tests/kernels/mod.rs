@@ -9,6 +9,7 @@ pub(crate) mod cpio;
 pub(crate) mod frozen;
 pub(crate) mod gdb;
 pub(crate) mod guest;
+pub(crate) mod image;
 pub(crate) mod qemu;
 pub(crate) mod qmp;
 pub(crate) mod scenario;

@@ -10,6 +10,7 @@ use object::elf::{
 use object::pod::{self, Pod};
 
 use super::Piece;
+use crate::mem::Machine;
 use crate::mem::file::{io_fault, read_at};
 use crate::num::{index_of, u64_of};
 use crate::report::{Code, Fault};
@@ -33,8 +34,8 @@ struct Span {
     from: Option<u64>,
 }
 
-/// The memory of a core, sorted and disjoint.
-pub(super) fn pieces(fd: BorrowedFd<'_>, file_size: u64) -> Result<Vec<Piece>, Fault> {
+/// The memory of a core, sorted and disjoint, and whose it was.
+pub(super) fn pieces(fd: BorrowedFd<'_>, file_size: u64) -> Result<(Vec<Piece>, Option<Machine>), Fault> {
     let source = Source { fd, size: file_size };
     let header = source.read::<8>("ELF header", 0)?;
     let header = view::<FileHeader64<LE>>(&header)?;
@@ -92,7 +93,7 @@ pub(super) fn pieces(fd: BorrowedFd<'_>, file_size: u64) -> Result<Vec<Piece>, F
             .found(format_args!("{used:#x} bytes of memory in a file of {file_size:#x}"))
             .expected("no byte of the file in two places of memory"));
     }
-    Ok(pieces)
+    Ok((pieces, Machine::of_elf(header.e_machine.get(LE).0)))
 }
 
 /// All spans, those first that have bytes in the file.

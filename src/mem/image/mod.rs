@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::file::{io_fault, read_at};
 use super::scan::{FDT_MAGIC, candidates};
-use super::{Geometry, MemError, Memory, PhysAddr, PhysRange, arena};
+use super::{Geometry, Machine, MemError, Memory, PhysAddr, PhysRange, arena};
 use crate::abi::arena::MAGIC as ARENA_MAGIC;
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
@@ -68,6 +68,7 @@ pub struct Image {
     /// The same, neighbours joined.
     extents: Vec<PhysRange>,
     root: Option<(PhysAddr, u64)>,
+    machine: Option<Machine>,
     read: AtomicU64,
 }
 
@@ -130,8 +131,8 @@ impl Image {
             let piece = Piece { start: memory.start().get(), size: memory.size(), from };
             Image { root: facts.root, ..Image::new(file, ImageKind::Arena, facts.geometry, vec![piece]) }
         } else if [a, b, c, d] == object::elf::ELFMAG {
-            let pieces = elf::pieces(file.as_fd(), size)?;
-            Image::new(file, ImageKind::Core, Geometry::K4, pieces)
+            let (pieces, machine) = elf::pieces(file.as_fd(), size)?;
+            Image { machine, ..Image::new(file, ImageKind::Core, Geometry::K4, pieces) }
         } else if u32::from_be_bytes([a, b, c, d]) == FDT_MAGIC {
             return Ok(Source::DeviceTree(file));
         } else if size < 8 && magic == [0; 8] || (1..8).contains(&size) {
@@ -189,7 +190,7 @@ impl Image {
             let fault = Fault::new(Code::Io).item("iomem").found("no addresses of System RAM");
             return Err(fault.expected("those that root gets to see in /proc/iomem"));
         }
-        Ok(Image::new(file, ImageKind::Raw, Geometry::K4, pieces))
+        Ok(Image { machine: Machine::here(), ..Image::new(file, ImageKind::Raw, Geometry::K4, pieces) })
     }
 
     fn new(file: File, kind: ImageKind, geometry: Geometry, pieces: Vec<Piece>) -> Image {
@@ -205,7 +206,7 @@ impl Image {
                 extents.push(range);
             }
         }
-        Image { file, kind, geometry, pieces, extents, root: None, read: AtomicU64::new(0) }
+        Image { file, kind, geometry, pieces, extents, root: None, machine: None, read: AtomicU64::new(0) }
     }
 
     /// With that page size. An arena says its own, and keeps it.
@@ -221,6 +222,13 @@ impl Image {
     #[must_use]
     pub const fn kind(&self) -> ImageKind {
         self.kind
+    }
+
+    /// The architecture of the machine whose memory it is, where the file says it: ELF cores do, and `/dev/mem` is that
+    /// of this one.
+    #[must_use]
+    pub const fn machine(&self) -> Option<Machine> {
+        self.machine
     }
 
     /// Address and size in bytes of the root FDT, as the header of an arena has it.

@@ -43,6 +43,15 @@ pub(crate) fn shows(args: &[&str], expected: &[&str]) -> Fails {
     }
 }
 
+/// What `kho plan` says, whatever that is, and how it ends.
+pub(crate) fn planned(args: &[&str]) -> Fails {
+    let output = Command::new("/kho").arg("plan").args(args).stdin(Stdio::null()).output()?;
+    let (out, errors) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    out.lines().chain(errors.lines()).for_each(|line| say(&format!("kho| {line}")));
+    say(&format!("guest: plan exits {:?}", output.status.code()));
+    Ok(())
+}
+
 /// As [`kho`], each line also in the kernel's log.
 pub(crate) fn shown(args: &[&str]) -> Fails<String> {
     let out = kho(args)?;

@@ -15,6 +15,7 @@ mod system;
 
 use std::error::Error;
 
+use kho::liveupdate::Device;
 use system::{option, say};
 
 type Fails<T = ()> = Result<T, Box<dyn Error>>;
@@ -51,6 +52,7 @@ fn run(boot: u32) -> Fails {
     }
     let refusals = option("kho_refusals").is_some();
     let live = option("kho_live").is_some();
+    let altered = option("kho_altered").is_some();
     if boot == 0 {
         if refusals {
             step("refusals before", || {
@@ -62,6 +64,11 @@ fn run(boot: u32) -> Fails {
         if live {
             first_live()?;
         }
+        if altered {
+            command::planned(&["/proc/kcore", "--against", "/kernel"])?;
+        }
+    } else if altered {
+        return left_by_another();
     } else {
         step(&format!("debugfs {boot}"), || in_fdt(boot))?;
         if live {
@@ -107,18 +114,56 @@ fn first_live() -> Fails {
         "left by Linux ",
         "pages that no node owns",
     ];
+    const RUNNING: [&str; 6] = [
+        "kho-v4             reads kho-v4 (exported by the running kernel)",
+        "luo-v5             reads luo-v5 (exported by the running kernel)",
+        "memblock-v1        reads memblock-v1 (exported by the running kernel)",
+        "kho-test-v1        reads kho-test-v1 (exported by the running kernel)",
+        "kexec-metadata-v1  reads kexec-metadata-v1 (exported by the running kernel)",
+        "/proc/kcore against running: go",
+    ];
+    const PLANNED: [&str; 5] = [
+        "kho-v4             reads kho-v4",
+        "luo-v5             reads luo-v5",
+        "memblock-v1        reads memblock-v1",
+        "a machine that runs shows no session",
+        "/proc/kcore against /kernel: go",
+    ];
     step("/proc/kcore", || command::shows(&["dump", "/proc/kcore"], &SHOWN))?;
     step("/dev/mem", || command::shows(&["dump", "/dev/mem"], &SHOWN))?;
+    // The kernel that is loaded next is the same.
+    step("plan", || command::shows(&["plan", "/proc/kcore", "--against", "/kernel"], &PLANNED))?;
+    step("running", || command::shows(&["plan", "/proc/kcore", "--against", "running"], &RUNNING))?;
     step("out/fdt", || {
         let hint = "hint: a copy of debugfs kho/out/fdt is cut like this";
         command::refuses(&["dump", "/sys/kernel/debug/kho/out/fdt"], hint)
     })
 }
 
+/// What a kernel makes of a handover that is not its own: the session `many` is asked for twice.
+fn left_by_another() -> Fails {
+    let there = std::fs::exists("/sys/kernel/debug/kho/in/fdt")?;
+    say(&format!("guest: in/fdt {}", if there { "there" } else { "absent" }));
+    for _ in 0..2 {
+        match Device::open().and_then(|device| device.retrieve("many")) {
+            Ok(session) => say(&format!("guest: retrieved {}", session.name())),
+            Err(refused) => say(&format!("guest: {refused}")),
+        }
+    }
+    Ok(())
+}
+
 /// Its own handover, and not what it took over: of that the tree's pages are overwritten.
 fn next_live() -> Fails {
     let shown = ["live update 2: 0 sessions", ", its tree cannot be read"];
-    step("/proc/kcore", || command::shows(&["dump", "/proc/kcore"], &shown))
+    step("/proc/kcore", || command::shows(&["dump", "/proc/kcore"], &shown))?;
+    // Its own root is not exported any more.
+    let by = "exported by the running kernel";
+    let reads =
+        ["kho-v4", "luo-v5", "memblock-v1", "kexec-metadata-v1"].map(|name| format!("reads      {name:<20} {by}"));
+    let known = ["machine    x86-64", "page size  4 KiB"].map(String::from);
+    let shown: Vec<&str> = reads.iter().chain(&known).map(String::as_str).collect();
+    step("running", || command::shows(&["understands", "running"], &shown))
 }
 
 /// One thing that is tried, and its verdict.
