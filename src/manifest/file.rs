@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable};
 use object::{Endianness, ReadCache, elf};
 
-use super::{Found, LIMIT, table};
+use super::{Found, LIMIT, section_of_versions};
 use crate::abi::manifest::{NAME, SECTION, TYPE, VERSIONS_SECTION};
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
@@ -81,11 +81,7 @@ impl Found {
         };
         check_size(section.sh_size(endian), VERSIONS_SECTION)?;
         let data = section.data(endian, cache).map_err(bad)?;
-        let entries = table(data, true).ok_or_else(|| {
-            let head = data.get(..8).unwrap_or(data).escape_ascii();
-            let fault = Fault::new(Code::Magic).item(VERSIONS_SECTION).found(head);
-            fault.expected("0x4c565550 and version 1")
-        })?;
+        let entries = section_of_versions(data)?;
         Ok(Some(entries.into_iter().map(|(text, _)| text).collect()))
     }
 }

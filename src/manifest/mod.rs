@@ -46,7 +46,7 @@ use crate::compat::{CompatList, MadeOf, Reads, Term, Terms, is_node_name};
 use crate::report::{Code, Fault};
 
 pub use encode::{Bytes, note, note_size, versions, versions_size};
-pub use parse::{Found, table};
+pub use parse::{Found, section_of_versions, table};
 
 /// So many bytes a note has at most.
 pub const LIMIT: u64 = 1 << 20;

@@ -7,7 +7,7 @@ use zerocopy::FromBytes as _;
 
 use crate::abi::manifest::{
     COMPAT, Entry, Header, KIND_LAYOUT, KIND_NODE, NAME, NoteHeader, READS, REQUIRED, TYPE, VERSIONS_ENTRY,
-    VERSIONS_MAGIC, VERSIONS_VERSION, WRITES,
+    VERSIONS_MAGIC, VERSIONS_SECTION, VERSIONS_VERSION, WRITES,
 };
 use crate::compat::{Compat, Quoted, Term, Terms};
 use crate::num::{u64_of, usize_of};
@@ -170,4 +170,16 @@ pub fn table(bytes: &[u8], section: bool) -> Option<Vec<(String, u64)>> {
         at = at.saturating_add(u64_of(VERSIONS_ENTRY));
     }
     (section || !entries.is_empty()).then_some(entries)
+}
+
+/// The entries of the section `.liveupdate_versions`, and their offsets in it.
+///
+/// # Errors
+/// [`Code::Magic`] when it is something else, or in another version.
+pub fn section_of_versions(bytes: &[u8]) -> Result<Vec<(String, u64)>, Fault> {
+    table(bytes, true).ok_or_else(|| {
+        let head = bytes.get(..8).unwrap_or(bytes).escape_ascii();
+        let fault = Fault::new(Code::Magic).item(VERSIONS_SECTION).found(head);
+        fault.expected(format_args!("{VERSIONS_MAGIC:#x} and version {VERSIONS_VERSION}"))
+    })
 }

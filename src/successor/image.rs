@@ -11,8 +11,9 @@ use object::{Endianness, elf};
 use super::profile::{By, Profile, Setting};
 use super::scan::{self, Scanner};
 use super::unpack::{Packing, unpack};
+use crate::abi::manifest::VERSIONS_SECTION;
 use crate::abi::x86_boot;
-use crate::manifest::Found;
+use crate::manifest::{Found, section_of_versions};
 use crate::mem::Machine;
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
@@ -311,15 +312,8 @@ fn sections(image: &[u8]) -> Result<Sections, Fault> {
         let bytes = section.data(endian, image).map_err(bad)?;
         Ok(Some((bytes, section.sh_offset(endian))))
     };
-    let versions = data(b".liveupdate_versions")?.map(|(bytes, at)| -> Result<Vec<(String, u64)>, Fault> {
-        let entries = scan::table(bytes, true).ok_or_else(|| {
-            let head = bytes.get(..8).unwrap_or(bytes);
-            Fault::new(Code::Magic)
-                .item(".liveupdate_versions")
-                .offset(at)
-                .found(head.escape_ascii())
-                .expected("0x4c565550 and version 1")
-        })?;
+    let versions = data(VERSIONS_SECTION.as_bytes())?.map(|(bytes, at)| -> Result<Vec<(String, u64)>, Fault> {
+        let entries = section_of_versions(bytes).map_err(|fault| fault.offset(at))?;
         Ok(entries.into_iter().map(|(text, place)| (text, place.saturating_add(at))).collect())
     });
     let features = data(b".liveupdate_features")?.map_or_else(Vec::new, |(bytes, _)| {

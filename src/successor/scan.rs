@@ -8,7 +8,9 @@ use memchr::memmem::Finder;
 
 use super::profile::{By, Profile, Statement};
 use crate::abi;
+use crate::abi::manifest::{VERSIONS_ENTRY, VERSIONS_MAGIC, VERSIONS_VERSION};
 use crate::compat::Compat;
+use crate::manifest::table;
 use crate::num::u64_of;
 
 /// Bytes that are searched at once: the searches find them in the cache.
@@ -22,14 +24,10 @@ const LINUX: &[u8] = b"Linux";
 /// Bytes of a banner.
 const BANNER: usize = 256;
 
-/// Magic of the table of versions and its version: 0x4c565550 and 1, native.
-const HEAD: [[u8; 4]; 2] = [0x4c56_5550_u32.to_le_bytes(), 1_u32.to_le_bytes()];
-/// Bytes of an entry of it.
-const ENTRY: usize = 48;
+/// What a table of versions begins with.
+const HEAD: [[u8; 4]; 2] = [VERSIONS_MAGIC.to_le_bytes(), VERSIONS_VERSION.to_le_bytes()];
 /// So many places are tried where a table could be.
 const TABLES: usize = 64;
-/// So many entries of a table are read.
-const ENTRIES: usize = 1024;
 /// The configuration in an image, packed by gzip, stands behind this.
 pub(super) const CONFIG: &[u8] = b"IKCFG_ST";
 
@@ -193,7 +191,7 @@ fn string_around(piece: &[u8], mark: usize) -> Option<(&[u8], usize)> {
 /// Where a table begins whose first entry has this mark: that is in its first field.
 fn table_before(piece: &[u8], mark: usize) -> Option<usize> {
     let head = HEAD.as_flattened();
-    let first = mark.saturating_sub(head.len().saturating_add(ENTRY));
+    let first = mark.saturating_sub(head.len().saturating_add(VERSIONS_ENTRY));
     let at = piece.get(first..mark)?.windows(head.len()).position(|bytes| bytes == head)?;
     Some(first.saturating_add(at))
 }
@@ -205,28 +203,6 @@ fn banner(text: &[u8]) -> Option<String> {
     // Cut by the end of the piece: it is found whole in the next one, or was in the one before.
     (version.is_ascii_digit() && (line.len() == BANNER || line.len() < text.len()))
         .then(|| String::from_utf8_lossy(&line).into_owned())
-}
-
-/// The entries of a table of versions, and their offsets in it. In a section, the table goes to its end; elsewhere, to the
-/// first field that is not NAME-vNUMBER and zeros.
-pub(super) fn table(bytes: &[u8], section: bool) -> Option<Vec<(String, u64)>> {
-    let (head, mut rest) = bytes.split_first_chunk::<8>()?;
-    if head != HEAD.as_flattened() {
-        return None;
-    }
-    let mut entries = Vec::new();
-    let mut at = 8_u64;
-    while let Some((field, more)) = rest.split_first_chunk::<ENTRY>() {
-        match Compat::parse_fixed(field) {
-            Ok(compat) if entries.len() < ENTRIES => entries.push((compat.to_string(), at)),
-            // Sections are filled up with zeros.
-            _ if section => {}
-            _ => break,
-        }
-        rest = more;
-        at = at.saturating_add(u64_of(ENTRY));
-    }
-    (section || !entries.is_empty()).then_some(entries)
 }
 
 /// Adds what a table says.
