@@ -10,7 +10,7 @@ use super::linux::{Linux, known_to_linux};
 use super::reader::Reader;
 use super::registry::takes;
 use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
-use crate::compat::{CompatList, CompatVec, Term, Terms};
+use crate::compat::{CompatList, CompatVec, Difference, Term, Terms};
 use crate::manifest::Manifest;
 use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
 use crate::radix::Tree;
@@ -191,6 +191,16 @@ impl<M: Home> Outgoing<M> {
                 None => return Ok(()),
             },
         };
+        if let Some(declared) = &self.declared {
+            let layouts = declared.layouts();
+            let judged = made_of.list().uses().iter().map(|entry| entry.judge(&layouts));
+            if let Some(Difference::Older { found, expected } | Difference::Newer { found, expected }) =
+                judged.filter_map(Result::err).find(|one| !matches!(one, Difference::Unknown { .. }))
+            {
+                let fault = Fault::new(Code::ManifestDisagrees).item(name.to_owned()).found(found);
+                return Err(fault.expected(format_args!("{expected}, as the manifest says")));
+            }
+        }
         let mut scope = Scope {
             memory: &mut self.memory,
             tree: &mut self.tree,

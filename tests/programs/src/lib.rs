@@ -30,7 +30,7 @@ use kho::handover::{Blob, Home};
 use kho::handover::{Finished, Outgoing, Preserve, Registry, Scope};
 use kho::manifest::Manifest;
 use kho::payload::BytesNode;
-use kho::report::Fault;
+use kho::report::{Class, Fault};
 use kho::transport::{Arrival, Bundle, Program, Ticket};
 use rustix::fs::MemfdFlags;
 
@@ -169,8 +169,12 @@ fn finished(version: &Version, state: &State, program: Option<&Program>) -> Anyt
         Some(manifest) => Outgoing::of(bundle, manifest),
         None => Outgoing::new(bundle),
     };
-    if let Some(found) = program.map(Program::manifest).transpose()?.flatten() {
-        outgoing.write_for(&found.reads)?;
+    match program.map(Program::manifest).transpose() {
+        Ok(Some(Some(found))) => outgoing.write_for(&found.reads)?,
+        // A successor that says nothing, or something that is not known yet, gets what is newest here.
+        Ok(_) => {}
+        Err(fault) if fault.code().class() == Class::Mismatch => {}
+        Err(fault) => return Err(fault.into()),
     }
     outgoing.preserve_file(LOG, state.log.try_clone()?.into())?;
     outgoing.preserve("counter", &counter::Writes(version.counter, &state.counter))?;
