@@ -3,6 +3,7 @@
 mod abi;
 mod check;
 mod demo;
+mod diff;
 mod dump;
 mod extract;
 mod kexec;
@@ -35,6 +36,7 @@ Examples:
   kho dump out/arena.img            what is in it
   kho map vmcore -o map.svg         its memory, and who owns what
   kho check vmcore                  everything that is wrong with what a machine handed over
+  kho diff before.core after.core   what two handovers do not have in common
   kho extract vmcore --all files    every memfd of every session as a file
   kho plan vmcore --against Image   whether a next kernel would take it, and what happens if not
   kho manifest target/release/next  what that program reads and writes
@@ -50,6 +52,8 @@ enum Command {
     Dump(dump::Args),
     /// Check a handover as a successor would, and list everything that is wrong
     Check(check::Args),
+    /// Compare two handovers: what they are made of, what they hold, and every byte of it
+    Diff(diff::Args),
     /// Take the bytes of what is handed over out of it: memfds, reserved memory, arrays
     Extract(extract::Args),
     /// Draw physical memory and who owns it
@@ -60,7 +64,7 @@ enum Command {
     Understands(plan::Understands),
     /// Show what a program says that it reads and writes
     Manifest(manifest::Args),
-    /// Print the JSON Schema of what dump, check, map, plan, understands or manifest print as JSON
+    /// Print the JSON Schema of what dump, check, diff, map, plan, understands or manifest print as JSON
     Schema(schema::Args),
     /// Keep files over a kexec, in sessions of /dev/liveupdate
     Luo(luo::Args),
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Plan(args) => plan::run(&args),

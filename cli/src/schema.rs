@@ -26,6 +26,7 @@ Draft 2020-12. New fields, kinds and codes may be added; what is there stays.";
 enum Of {
     Dump,
     Check,
+    Diff,
     Map,
     Plan,
     Understands,
@@ -37,6 +38,7 @@ impl Of {
         match self {
             Of::Dump => include_str!("../schema/dump.schema.json"),
             Of::Check => include_str!("../schema/check.schema.json"),
+            Of::Diff => include_str!("../schema/diff.schema.json"),
             Of::Map => include_str!("../schema/map.schema.json"),
             Of::Plan => include_str!("../schema/plan.schema.json"),
             Of::Understands => include_str!("../schema/understands.schema.json"),
@@ -85,6 +87,7 @@ mod tests {
             let mut schema = match of {
                 Of::Dump => generator.root_schema_for::<Shown<kho::inspect::Decoded>>(),
                 Of::Check => generator.root_schema_for::<crate::check::Report<'_>>(),
+                Of::Diff => generator.root_schema_for::<crate::diff::Report<'_>>(),
                 Of::Map => generator.root_schema_for::<Shown<crate::map::Report<'_>>>(),
                 Of::Plan => generator.root_schema_for::<crate::plan::Report<'_>>(),
                 Of::Understands => generator.root_schema_for::<kho::successor::Profile>(),

@@ -23,23 +23,23 @@ pub(crate) struct Source {
     pub(crate) file: PathBuf,
     /// Physical address of the root FDT; without it, all pages are searched
     #[arg(long, value_name = "ADDR", value_parser = parse_size)]
-    fdt: Option<u64>,
+    pub(crate) fdt: Option<u64>,
     /// Page size of the machine that wrote it; without it, the one that its tree fits
     #[arg(long, value_name = "SIZE", ignore_case = true)]
-    page_size: Option<Pages>,
+    pub(crate) page_size: Option<Pages>,
     /// FILE is raw memory, and its first byte is at this physical address
     #[arg(long, value_name = "ADDR", value_parser = parse_size)]
-    base: Option<u64>,
+    pub(crate) base: Option<u64>,
     /// Bytes of FILE before the raw memory
     #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value = "0", requires = "base")]
-    offset: u64,
+    pub(crate) offset: u64,
     /// The memory may change meanwhile: read it until two readings are the same (/proc/kcore and /dev/mem always are)
     #[arg(long)]
-    live: bool,
+    pub(crate) live: bool,
     /// Scratch of the machine, which the handover does not name: a range, or a copy of its debugfs kho/out with
     /// scratch_phys and scratch_len; may be given more than once
     #[arg(long, value_name = "START+SIZE|DIR", value_parser = parse_scratch)]
-    scratch: Vec<Scratch>,
+    pub(crate) scratch: Vec<Scratch>,
 }
 
 /// A list of scratch is not longer, in bytes.
@@ -75,7 +75,7 @@ pub(crate) fn parse_scratch(text: &str) -> Result<Scratch, String> {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Pages {
+pub(crate) enum Pages {
     #[value(name = "4K", aliases = ["4KiB", "4096", "0x1000"])]
     K4,
     #[value(name = "16K", aliases = ["16KiB", "16384", "0x4000"])]

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::thread;
 
-use super::content::{Content, Memfd};
+use super::content::{Content, Memfd, NamedRange};
 use super::copy::{Beside, Copy, Here, Sink, ZEROS, write_blocks};
 use super::view::{Decoded, Node};
 use super::{NotShown, Options, open_all, with_memory};
@@ -24,7 +24,7 @@ use crate::report::{Code, Fault};
 use crate::text::Name;
 
 /// From this size on, in bytes, a thread is worth it.
-const LARGE: u64 = 4 << 20;
+pub(super) const LARGE: u64 = 4 << 20;
 
 /// So much may be streamed of what is all holes, in bytes.
 const STREAMED: u64 = 1 << 30;
@@ -154,8 +154,9 @@ pub struct Item<'a> {
     body: Result<Body<'a>, Cow<'a, str>>,
 }
 
+/// Where the bytes of something are.
 #[derive(Clone, Copy, Debug)]
-enum Body<'a> {
+pub(super) enum Body<'a> {
     Memfd(&'a Memfd),
     /// The first bytes of blocks one behind the other.
     Blocks(&'a [(u64, u32)], u64),
@@ -174,12 +175,7 @@ impl<'a> Item<'a> {
     /// How many bytes it has; none when they cannot be taken out.
     #[must_use]
     pub fn size(&self) -> Option<u64> {
-        Some(match self.body.as_ref().ok()? {
-            Body::Memfd(file) => file.size,
-            Body::Blocks(_, bytes) => *bytes,
-            Body::Records(_, size, count) => size.saturating_mul(*count),
-            Body::Bytes(range) => range.size(),
-        })
+        self.body.as_ref().ok().map(Body::size)
     }
 
     /// Why it cannot be taken out.
@@ -293,11 +289,8 @@ impl Opened {
             other => {
                 if let Some(Content::Memblock { ranges }) = other {
                     items.extend(ranges.iter().filter_map(|range| {
-                        // A part of a page at the end is not preserved.
-                        let page = self.geometry()?.page_size();
-                        let size = range.size & !page.wrapping_sub(1);
-                        let bytes = PhysRange::new(PhysAddr::new(range.address), size)?;
-                        Some(Item::of(Place::Range { node: &node.name, name: &range.name }, Body::Bytes(bytes)))
+                        let place = Place::Range { node: &node.name, name: &range.name };
+                        Some(Item::of(place, self.reserved(range)?))
                     }));
                 }
                 match node.blob.and_then(|blob| PhysRange::new(PhysAddr::new(blob.address), blob.size)) {
@@ -307,6 +300,12 @@ impl Opened {
             }
         };
         items.push(Item::of(whole, body));
+    }
+
+    /// The memory of a named range, without the part of a page at its end, which is not preserved.
+    pub(super) fn reserved(&self, range: &NamedRange) -> Option<Body<'_>> {
+        let size = range.size & !self.geometry()?.page_size().wrapping_sub(1);
+        PhysRange::new(PhysAddr::new(range.address), size).map(Body::Bytes)
     }
 
     /// Why a file of a session cannot be taken out.
@@ -405,14 +404,19 @@ impl Opened {
     /// Gives what there is to `sink`, by ascending offset.
     fn copy(&self, item: &Item<'_>, sink: &mut dyn Sink) -> Result<Extracted, Fault> {
         let body = item.body.as_ref().map_err(|why| Fault::new(Code::Refused).found(why))?;
+        let (bytes, written) = (body.size(), self.copy_body(*body, sink)?);
+        Ok(Extracted { bytes, holes: bytes.saturating_sub(written) })
+    }
+
+    /// As [`Opened::copy`]; how much of it was written, as far as `sink` knows.
+    pub(super) fn copy_body(&self, body: Body<'_>, sink: &mut dyn Sink) -> Result<u64, Fault> {
         let Some((image, tree)) = &self.memory else {
             return Err(Fault::new(Code::Refused).found("no memory, or no tree that says what of it is preserved"));
         };
-        let bytes = item.size().unwrap_or(0);
         let mut copy = Copy::new(image, tree, sink);
         body.runs(image, tree.geometry(), &mut |run| copy.run(run))?;
         copy.flush()?;
-        Ok(Extracted { bytes, holes: bytes.saturating_sub(copy.written) })
+        Ok(copy.written)
     }
 }
 
@@ -424,6 +428,15 @@ fn may_have_files(node: &Node) -> bool {
 }
 
 impl Body<'_> {
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Body::Memfd(file) => file.size,
+            Body::Blocks(_, bytes) => *bytes,
+            Body::Records(_, size, count) => size.saturating_mul(*count),
+            Body::Bytes(range) => range.size(),
+        }
+    }
+
     /// Where its bytes are, by ascending offset, neighbours joined.
     fn runs(
         self,

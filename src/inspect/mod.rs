@@ -22,6 +22,7 @@
 mod content;
 mod copy;
 mod debugfs;
+mod diff;
 mod extract;
 mod find;
 mod map;
@@ -45,6 +46,7 @@ use crate::radix::Tree;
 use crate::report::{Class, Code, Fault, Findings};
 
 pub use content::{Content, Device, Memfd, NamedRange, Session, SessionFile};
+pub use diff::{Change, ChangeKind, Diff, DiffOptions, NotCompared};
 pub use extract::{Extracted, Item, Opened, Place};
 pub use map::{Map, MapOwner, OwnerKind, Stretch};
 pub use view::{
