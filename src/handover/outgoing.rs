@@ -102,6 +102,9 @@ impl<M: Home> Outgoing<M> {
     /// Writes for a reader who takes these terms: from now on every component, and every layout that it uses, is
     /// written in the newest version that both know. Before anything is preserved.
     ///
+    /// A successor that goes back brings what was written: what an older version cannot say, and what was
+    /// [dropped](Outgoing::dropped), does not come back.
+    ///
     /// ```
     /// use kho::compat::{Compat, CompatList, Term};
     /// use kho::handover::{Blob, Home, Outgoing, Preserve, Registry, Scope};

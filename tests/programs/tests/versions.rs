@@ -170,6 +170,23 @@ fn the_plan_at_the_door_says_what_the_forecast_said_and_the_predecessor_comes_ba
     service.serves(V2, 35, "30 4 1");
 }
 
+/// What comes back is what was written: for an older successor that is less than there was.
+#[test]
+fn a_successor_that_cannot_restore_goes_back_too() {
+    let mut service = Service::start(V2);
+    service.ask("add 30");
+    service.ask("add 4");
+    service.ask("hint turn left");
+    let back = "counter-v2 took over\nback, because the successor said:\n/counter: refused: told to";
+    assert_eq!(service.upgrade(V2, "fails"), format!("leaving with test-counter-v2;block-v1\n{back}"));
+    service.serves(V2, 34, "30 4");
+    assert_eq!(service.ask("hints"), "turn left");
+    let said = service.upgrade(V1, "fails");
+    assert!(said.starts_with("leaving with test-counter-v1, without hints (") && said.ends_with(back), "{said}");
+    service.serves(V2, 34, "");
+    assert_eq!(service.ask("hints"), "");
+}
+
 /// For every pair of programs.
 #[test]
 fn every_forecast_is_what_the_door_says() {
