@@ -10,7 +10,7 @@ use super::linux::{Linux, known_to_linux};
 use super::reader::Reader;
 use super::registry::takes;
 use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
-use crate::compat::{CompatList, CompatVec, Term, Terms};
+use crate::compat::{CompatList, CompatVec, Difference, Term, Terms};
 use crate::manifest::Manifest;
 use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
 use crate::radix::Tree;
@@ -102,6 +102,9 @@ impl<M: Home> Outgoing<M> {
     /// Writes for a reader who takes these terms: from now on every component, and every layout that it uses, is
     /// written in the newest version that both know. Before anything is preserved.
     ///
+    /// A successor that goes back brings what was written: what an older version cannot say, and what was
+    /// [dropped](Outgoing::dropped), does not come back.
+    ///
     /// ```
     /// use kho::compat::{Compat, CompatList, Term};
     /// use kho::handover::{Blob, Home, Outgoing, Preserve, Registry, Scope};
@@ -191,6 +194,16 @@ impl<M: Home> Outgoing<M> {
                 None => return Ok(()),
             },
         };
+        if let Some(declared) = &self.declared {
+            let layouts = declared.layouts();
+            let judged = made_of.list().uses().iter().map(|entry| entry.judge(&layouts));
+            if let Some(Difference::Older { found, expected } | Difference::Newer { found, expected }) =
+                judged.filter_map(Result::err).find(|one| !matches!(one, Difference::Unknown { .. }))
+            {
+                let fault = Fault::new(Code::ManifestDisagrees).item(name.to_owned()).found(found);
+                return Err(fault.expected(format_args!("{expected}, as the manifest says")));
+            }
+        }
         let mut scope = Scope {
             memory: &mut self.memory,
             tree: &mut self.tree,
