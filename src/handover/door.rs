@@ -265,7 +265,7 @@ fn a_reader_is_named_before_anything_is_written_and_must_read_the_root() {
     let reads = Registry::<Ram>::new().terms();
     let mut outgoing = Outgoing::new(ram(Geometry::K4));
     outgoing.preserve("n0", &part(&[ONE])).unwrap();
-    let says = "refused: n0: found a node that is preserved already, expected a handover of which nothing is written";
+    let says = "refused: /n0: found a node that is preserved already, expected a handover of which nothing is written";
     assert_eq!(outgoing.write_for(&reads).unwrap_err().to_string(), says);
     outgoing.unpreserve("n0");
     outgoing.write_for(&reads).unwrap();
@@ -281,6 +281,6 @@ fn a_reader_is_named_before_anything_is_written_and_must_read_the_root() {
     let unknown = "component-unknown: compatible: found kho-v4, expected a component that this reader knows";
     assert_eq!(refused(&[]), unknown);
     // As before it: the reader that was named first.
-    let says = "component-unknown: n0: found test-one-v1, expected a component that this reader knows";
+    let says = "component-unknown: /n0: found test-one-v1, expected a component that this reader knows";
     assert_eq!(outgoing.preserve("n0", &part(&[ONE])).unwrap_err().to_string(), says);
 }

@@ -1,6 +1,7 @@
 //! The predecessor's half: preserve components, finish, or take it all back.
 
 use alloc::borrow::ToOwned as _;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -144,7 +145,8 @@ impl<M: Home> Outgoing<M> {
     /// [`Code::ComponentUnknown`] when the reader does not take the root, or its tree.
     pub fn write_for(&mut self, reads: &Terms) -> Result<(), Fault> {
         if let Some(node) = self.nodes.first() {
-            let fault = Fault::new(Code::Refused).item(node.name.clone()).found("a node that is preserved already");
+            let fault =
+                Fault::new(Code::Refused).item(format!("/{}", node.name)).found("a node that is preserved already");
             return Err(fault.expected("a handover of which nothing is written"));
         }
         self.reader = Some(Reader::new(reads, &self.layouts)?);
@@ -200,7 +202,7 @@ impl<M: Home> Outgoing<M> {
             if let Some(Difference::Older { found, expected } | Difference::Newer { found, expected }) =
                 judged.filter_map(Result::err).find(|one| !matches!(one, Difference::Unknown { .. }))
             {
-                let fault = Fault::new(Code::ManifestDisagrees).item(name.to_owned()).found(found);
+                let fault = Fault::new(Code::ManifestDisagrees).item(format!("/{name}")).found(found);
                 return Err(fault.expected(format_args!("{expected}, as the manifest says")));
             }
         }

@@ -134,7 +134,7 @@ fn a_successor_that_reads_no_version_of_ours_is_refused_before_leaving() {
     service.ask("add 7");
     for how in ["", "only-if-told"] {
         let said = service.upgrade(V3, how);
-        assert_eq!(said, "stayed: version-older: counter: found test-counter-v1, expected test-counter-v3");
+        assert_eq!(said, "stayed: version-older: /counter: found test-counter-v1, expected test-counter-v3");
         service.serves(V1, 7, "7");
     }
     // Who does not write for it is stopped by the question.
@@ -211,7 +211,7 @@ fn every_forecast_is_what_the_door_says() {
 #[test]
 fn a_newer_version_than_the_successor_reads_is_told_as_newer() {
     let mut service = Service::start(V3);
-    let said = "stayed: version-newer: counter: found test-counter-v3, expected test-counter-v1..=v2";
+    let said = "stayed: version-newer: /counter: found test-counter-v3, expected test-counter-v1..=v2";
     assert_eq!(service.upgrade(V2, ""), said.replace("v1..=v2", "v2"));
     assert_eq!(service.ask("get"), "0");
 }
