@@ -192,13 +192,14 @@ impl<'a> MadeOf<'a> {
 }
 
 impl<'a> MadeOf<'a> {
-    /// The first range of these composites, the newest of which is the first, and what is behind it: versions that
-    /// follow each other and use the same are one range.
+    /// The first range of these composites, the newest of which is the first, and what is behind it: versions of one
+    /// owner that follow each other and use the same are one range.
     pub(crate) const fn first_of<'l>(lists: &'l [CompatList<'a>]) -> Option<(MadeOf<'a>, &'l [CompatList<'a>])> {
         let [newest, rest @ ..] = lists else { return None };
         let (mut oldest, mut rest) = (newest.owner().version, rest);
         while let [next, more @ ..] = rest {
-            if next.owner().version != oldest.saturating_sub(1) || !next.uses_as(newest) {
+            let (same, follows) = (next.owner().has_name_of(&newest.owner()), oldest.checked_sub(1));
+            if !same || !matches!(follows, Some(version) if version == next.owner().version) || !next.uses_as(newest) {
                 break;
             }
             (oldest, rest) = (next.owner().version, more);
@@ -248,9 +249,11 @@ impl<'a> CompatList<'a> {
     pub fn refused(self, takes: &[MadeOf<'a>], layouts: &[Reads<'a>]) -> Vec<Difference<'a>> {
         let owner = self.owner();
         let mut reads = layouts.to_vec();
-        reads.extend(takes.iter().map(MadeOf::owner));
         let mut first = None;
         for fits in takes.iter().filter(|made_of| owner.judge(&[made_of.owner()]).is_ok()) {
+            // Another owner that is taken here says nothing of what this one uses.
+            reads.truncate(layouts.len());
+            reads.push(fits.owner());
             let differences = self.differences(fits.newest, &reads);
             if differences.is_empty() {
                 return differences;
@@ -263,6 +266,8 @@ impl<'a> CompatList<'a> {
         let Some(newest) = takes.iter().max_by_key(|made_of| made_of.newest.owner().version) else {
             return alloc::vec![Difference::Unknown { found: owner }];
         };
+        reads.truncate(layouts.len());
+        reads.extend(takes.iter().map(MadeOf::owner));
         let mut differences = self.differences(newest.newest, &reads);
         if takes.iter().any(|made_of| made_of.newest.owner().name == owner.name) {
             // What another version of the owner uses is no fault of its own, and layouts of its name are not it.

@@ -11,6 +11,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::{Compat, CompatList, CompatVec, MadeOf, Quoted, Reads, Short};
+use crate::num::index_of;
 use crate::report::{Code, Fault};
 
 /// What a side reads or writes in one place: a node, or a layout that nodes use.
@@ -154,6 +155,9 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// So many terms of one node, or of layouts, are read of somebody else.
+    pub const MOST: u32 = 64;
+
     /// Adds a term. Several of one node are several that are taken there.
     pub fn add(&mut self, term: Term) {
         if term.node.is_empty() {
@@ -179,10 +183,32 @@ impl Terms {
         self.nodes.get(node).is_some_and(|terms| terms.iter().any(|term| term.required))
     }
 
-    /// The composites of that node, the required ones first.
+    /// Those of one node, in the order in which they were added; of layouts when the name is empty.
+    pub(crate) fn of<'a>(&'a self, node: &str) -> impl Iterator<Item = &'a Term> + use<'a> {
+        let layouts = self.layouts.as_slice();
+        let terms = if node.is_empty() { Some(layouts) } else { self.nodes.get(node).map(Vec::as_slice) };
+        terms.into_iter().flatten()
+    }
+
+    /// The composites of that node, in the order in which they were added.
     pub(crate) fn lists(&self, node: &str) -> Vec<(CompatVec<'_>, u32)> {
-        let terms = self.nodes.get(node).into_iter().flatten();
+        let terms = self.of(node).filter(|term| !term.node.is_empty());
         terms.filter_map(|term| Some((term.list()?, term.oldest))).collect()
+    }
+
+    /// Whether these are few enough to be held against others, each against each, whoever made them.
+    ///
+    /// # Errors
+    /// [`Code::TooLarge`] for more than [`Terms::MOST`] of one node, or of layouts.
+    pub(crate) fn few(&self) -> Result<(), Fault> {
+        let all = self.nodes.iter().map(|(name, terms)| (name.as_str(), terms)).chain([("layouts", &self.layouts)]);
+        for (name, terms) in all {
+            if terms.len() > index_of(Self::MOST) {
+                let fault = Fault::new(Code::TooLarge).item(name.to_owned()).found(terms.len());
+                return Err(fault.expected(format_args!("at most {} ranges of versions", Self::MOST)));
+            }
+        }
+        Ok(())
     }
 
     /// The versions of layouts.

@@ -153,6 +153,19 @@ fn of_a_version_that_is_not_read_only_that_is_told() {
 }
 
 /// A layout of the same name as an owner does not read for it.
+/// As the successor says it of a whole handover: each of what it takes by itself.
+#[test]
+fn an_owner_that_is_taken_too_vouches_for_no_layout_of_its_name() {
+    let takes = terms([term("n", "a-v3;b-v1", 3, true), term("n", "b-v2", 2, true)]);
+    let offer = terms([term("n", "a-v3;b-v2", 3, true)]);
+    let says = ["n: refuse version-newer: found b-v2, expected b-v1"];
+    assert_eq!(outcomes(&negotiate(&offer, &takes)), says);
+    let lists = takes.lists("n");
+    let takes: Vec<_> = lists.iter().map(made_of).collect();
+    let found = CompatVec::parse_text("a-v3;b-v2").unwrap();
+    assert_eq!(found.list().refused(&takes, &[]).len(), 1);
+}
+
 #[test]
 fn a_layout_named_like_an_owner_takes_no_node() {
     let takes = [MadeOf::from(CompatList::new(Compat::new("o", 1), &[]))];

@@ -17,6 +17,8 @@ const ONE: CompatList<'static> = CompatList::new(Compat::new("test-one", 1), &[]
 const TWO: CompatList<'static> = CompatList::new(Compat::new("test-one", 2), &[abi::block::COMPAT]);
 const THREE: CompatList<'static> = CompatList::new(Compat::new("test-one", 3), &[abi::block::COMPAT]);
 const FUTURE: CompatList<'static> = CompatList::new(Compat::new("test-one", 1), &[Compat::new("block", 9)]);
+const RENAMED: CompatList<'static> = CompatList::new(Compat::new("test-new", 2), &[]);
+const NOBODYS: CompatList<'static> = CompatList::new(Compat::new("test-new", 1), &[]);
 const OTHER: CompatList<'static> = CompatList::new(Compat::new("test-other", 1), &[]);
 
 /// A component of these versions, the newest first.
@@ -162,6 +164,16 @@ fn what_fits_runs_in_the_version_that_was_written() {
     // What is written is the newest, unless it is written for somebody.
     let (says, ran, _) = at_the_door(Some(part(&[THREE, TWO, ONE])), Some(optional(&[THREE])));
     assert_eq!((says.as_str(), ran), ("", all(Some(3))));
+}
+
+/// A component that took another name reads what it wrote under the old one, and nothing that nobody wrote.
+#[test]
+fn an_older_version_of_another_owner_is_not_one_of_the_newer_owner() {
+    let read = Some(part(&[RENAMED, ONE]));
+    assert_eq!(at_the_door(Some(part(&[ONE])), read), (String::new(), all(Some(1)), 0));
+    assert_eq!(at_the_door(Some(part(&[RENAMED])), read), (String::new(), all(Some(2)), 0));
+    let says = "error: /n13: version-older: compatible: found test-new-v1, expected test-new-v2";
+    assert_eq!(refused(Some(part(&[NOBODYS])), read), says);
 }
 
 #[test]

@@ -83,9 +83,10 @@ impl<M: Home> Finished<M> {
     pub fn forecast(&self, reads: &Terms) -> Result<Forecast, Fault> {
         let bytes = self.root_fdt()?;
         let root = Fdt::parse(&bytes)?;
-        let nodes = self.outgoing.nodes.iter().map(|node| GivenNode {
+        // A root that is full has no lists, and a successor finds none then.
+        let nodes = root.root().children().zip(&self.outgoing.nodes).map(|(written, node)| GivenNode {
             name: &node.name,
-            list: Some(node.made_of.list()),
+            list: written.property(kho::COMPATIBLE).map(|_| node.made_of.list()),
             optional: node.optional,
         });
         Ok(Forecast::new(reads, root.root().required(kho::COMPATIBLE)?.value(), nodes))

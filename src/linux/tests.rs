@@ -170,6 +170,23 @@ fn a_full_page_tells_less_and_says_so() {
     assert!(nodes == [(None, false, false); 50] && size <= 4096, "{nodes:?} {size}");
 }
 
+/// A successor finds no lists there, and a forecast does not say that it would.
+#[test]
+fn what_a_full_page_does_not_tell_is_not_foretold_as_fine() {
+    let foretold = |nodes: usize| {
+        let mut outgoing = outgoing();
+        let mut reads = crate::handover::Registry::<Ram>::new().terms();
+        for number in 0..nodes {
+            outgoing.preserve(&format!("n{number}"), &Scattered(1)).unwrap();
+            let made_of = outgoing.made_of(&format!("n{number}")).unwrap().into();
+            reads.add(crate::compat::Term::node(&format!("n{number}"), made_of, true));
+        }
+        outgoing.finish().unwrap().forecast(&reads).unwrap().verdict()
+    };
+    use crate::handover::Verdict;
+    assert_eq!((foretold(2), foretold(50)), (Verdict::Fine, Verdict::Opaque));
+}
+
 #[test]
 fn a_root_that_does_not_fit_at_all_is_refused() {
     let mut outgoing = outgoing();

@@ -5,7 +5,7 @@ use crate::abi;
 use crate::abi::manifest::{
     COMPAT, KIND_LAYOUT, KIND_NODE, NAME, READS, TYPE, VERSIONS_ENTRY, VERSIONS_MAGIC, VERSIONS_VERSION, WRITES,
 };
-use crate::compat::{Compat, CompatList, MadeOf, Reads};
+use crate::compat::{Compat, CompatList, MadeOf, Reads, Terms};
 use crate::num::{low_u16, low_u32, u64_of};
 
 /// Bytes of a section, aligned as notes are.
@@ -121,23 +121,28 @@ const fn body<'a>(mut out: Out<'a>, entries: &[Entry]) -> (Out<'a>, u32) {
         count = count.saturating_add(1);
         layouts = more;
     }
+    let mut of_layouts = count;
     let mut rest = entries;
     while let [entry, more @ ..] = rest {
         match entry.what {
             What::Layout(versions) => {
                 out = out.layout(versions, entry.flags);
                 count = count.saturating_add(1);
+                of_layouts = of_layouts.saturating_add(1);
             }
             What::Node(node, mut lists) => {
+                let before = count;
                 while let Some((made_of, more)) = MadeOf::first_of(lists) {
                     out = out.entry(KIND_NODE, entry.flags, made_of.oldest, node, made_of.newest);
                     count = count.saturating_add(1);
                     lists = more;
                 }
+                assert!(count.saturating_sub(before) <= Terms::MOST, "a node has at most 64 ranges of versions");
             }
         }
         rest = more;
     }
+    assert!(of_layouts <= Terms::MOST, "there are at most 64 layouts");
     (out, count)
 }
 

@@ -5,17 +5,17 @@ use alloc::vec::Vec;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable};
-use object::{Endianness, ReadCache, elf};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
+use object::{Endianness, ReadCache, ReadRef, elf};
 
 use super::{Found, LIMIT, section_of_versions};
 use crate::abi::manifest::{NAME, SECTION, TYPE, VERSIONS_SECTION};
-use crate::num::u64_of;
+use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
 
 type Header = elf::FileHeader64<Endianness>;
 type Cache<'f> = ReadCache<Positioned<'f>>;
-type Sections<'c, 'f> = SectionTable<'c, Header, &'c Cache<'f>>;
+type Section = elf::SectionHeader64<Endianness>;
 
 fn bad(error: object::Error) -> Fault {
     Fault::new(Code::Truncated).item("ELF").found(error).expected("a whole ELF file")
@@ -58,8 +58,7 @@ impl Found {
         if !segments.is_empty() {
             return Ok(None);
         }
-        let sections = sections(header, cache)?;
-        let Some((_, section)) = sections.section_by_name(endian, SECTION.as_bytes()) else { return Ok(None) };
+        let Some(section) = few_sections(header, cache)?.named(SECTION) else { return Ok(None) };
         check_size(section.sh_size(endian), SECTION)?;
         let data = section.data(endian, cache).map_err(bad)?;
         Found::parse(data).map(Some)
@@ -75,10 +74,7 @@ impl Found {
         let cache = &file;
         let header = header(cache)?;
         let endian = header.endian().map_err(bad)?;
-        let sections = sections(header, cache)?;
-        let Some((_, section)) = sections.section_by_name(endian, VERSIONS_SECTION.as_bytes()) else {
-            return Ok(None);
-        };
+        let Some(section) = few_sections(header, cache)?.named(VERSIONS_SECTION) else { return Ok(None) };
         check_size(section.sh_size(endian), VERSIONS_SECTION)?;
         let data = section.data(endian, cache).map_err(bad)?;
         let entries = section_of_versions(data)?;
@@ -140,10 +136,43 @@ fn segments<'c>(header: &Header, cache: &'c Cache<'_>) -> Result<&'c [elf::Progr
     header.program_headers(endian, cache).map_err(bad)
 }
 
-fn sections<'c, 'f>(header: &Header, cache: &'c Cache<'f>) -> Result<Sections<'c, 'f>, Fault> {
+fn few_sections<'c, 'f>(header: &Header, cache: &'c Cache<'f>) -> Result<Sections<'c, &'c Cache<'f>>, Fault> {
     let endian = header.endian().map_err(bad)?;
     few(header.e_shnum(endian) == 0 && header.e_shoff(endian) != 0, "65279 sections")?;
-    header.sections(endian, cache).map_err(bad)
+    Sections::of(header, cache)
+}
+
+/// The sections of a file, and where their names are.
+pub(crate) struct Sections<'d, R> {
+    all: &'d [Section],
+    names: (u64, u64),
+    endian: Endianness,
+    data: R,
+}
+
+impl<'d, R: ReadRef<'d>> Sections<'d, R> {
+    pub(crate) fn of(header: &Header, data: R) -> Result<Self, Fault> {
+        let endian = header.endian().map_err(bad)?;
+        // It knows what is wrong with them.
+        header.sections(endian, data).map_err(bad)?;
+        let all = header.section_headers(endian, data).map_err(bad)?;
+        let names = header.shstrndx(endian, data).ok().and_then(|index| all.get(usize_of(index.into())));
+        let names = names.and_then(|names| names.file_range(endian)).unwrap_or((0, 0));
+        Ok(Sections { all, names, endian, data })
+    }
+
+    /// The section of that name. Of each name only as much is read as this one is long: all names may be the same
+    /// one, which ends where the file does.
+    pub(crate) fn named(&self, name: &str) -> Option<&'d Section> {
+        let with_zero = [name.as_bytes(), b"\0"].concat();
+        let size = u64_of(with_zero.len());
+        let (start, end) = (self.names.0, self.names.0.saturating_add(self.names.1));
+        let is = |section: &&Section| {
+            let at = start.saturating_add(section.sh_name(self.endian).into());
+            at.saturating_add(size) <= end && self.data.read_bytes_at(at, size) == Ok(&*with_zero)
+        };
+        self.all.iter().find(is)
+    }
 }
 
 fn check_size(bytes: u64, item: &'static str) -> Result<(), Fault> {

@@ -85,7 +85,17 @@ impl Found {
             let within = |fault: Fault| fault.within(&alloc::format!("entries[{number}]")).offset(offset);
             rest = found.entry(rest, offset).map_err(within)?;
         }
+        found.few()?;
         Ok(found)
+    }
+
+    /// Whether it can be held against what another program says.
+    ///
+    /// # Errors
+    /// [`Code::TooLarge`] for more than [`Terms::MOST`] ranges of versions of one node, or of layouts.
+    pub(crate) fn few(&self) -> Result<(), Fault> {
+        self.reads.few().map_err(|fault| fault.within("reads"))?;
+        self.writes.few().map_err(|fault| fault.within("writes"))
     }
 
     /// Reads an entry, which is at that offset; what is behind it.

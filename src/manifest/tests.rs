@@ -162,6 +162,22 @@ fn a_count_beyond_all_bounds_is_refused_at_once() {
     assert_eq!(Found::parse_desc(&desc(4096, &most)).unwrap().reads.names().count(), 4096);
 }
 
+/// What two programs say of one node is held against each other, each range with each.
+#[test]
+fn more_ranges_of_one_node_than_anybody_has_are_refused() {
+    let ranges = |count: u32| {
+        let entries: Vec<_> = (0..count).map(|number| node(b"n", format!("o-v{}", 2 * number).as_bytes())).collect();
+        desc(count, &entries)
+    };
+    assert!(Found::parse_desc(&ranges(64)).is_ok());
+    let says = "too-large: reads.n: found 65, expected at most 64 ranges of versions";
+    assert_eq!(refused(&ranges(65)), says);
+    let layouts: Vec<_> =
+        (0..65).map(|n| entry_of(KIND_LAYOUT, READS, 0, b"", format!("l{n}-v1").as_bytes())).collect();
+    let says = "too-large: reads.layouts: found 65, expected at most 64 ranges of versions";
+    assert_eq!(refused(&desc(65, &layouts)), says);
+}
+
 #[test]
 fn an_entry_of_no_size_or_less_than_its_header_is_refused() {
     for size in [0_u32, 4, 15] {

@@ -13,7 +13,7 @@ use super::scan::{self, Scanner};
 use super::unpack::{Packing, unpack};
 use crate::abi::manifest::VERSIONS_SECTION;
 use crate::abi::x86_boot;
-use crate::manifest::{Found, section_of_versions};
+use crate::manifest::{self, Found, section_of_versions};
 use crate::mem::Machine;
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
@@ -306,17 +306,17 @@ fn sections(image: &[u8]) -> Result<Sections, Fault> {
     }
     let machine = Machine::of_elf(header.e_machine(endian).0);
     let page_size = (machine == Some(Machine::X86)).then_some(4 << 10);
-    let sections = header.sections(endian, image).map_err(bad)?;
-    let data = |name: &[u8]| -> Result<Option<(&[u8], u64)>, Fault> {
-        let Some((_, section)) = sections.section_by_name(endian, name) else { return Ok(None) };
+    let sections = manifest::Sections::of(header, image)?;
+    let data = |name: &str| -> Result<Option<(&[u8], u64)>, Fault> {
+        let Some(section) = sections.named(name) else { return Ok(None) };
         let bytes = section.data(endian, image).map_err(bad)?;
         Ok(Some((bytes, section.sh_offset(endian))))
     };
-    let versions = data(VERSIONS_SECTION.as_bytes())?.map(|(bytes, at)| -> Result<Vec<(String, u64)>, Fault> {
+    let versions = data(VERSIONS_SECTION)?.map(|(bytes, at)| -> Result<Vec<(String, u64)>, Fault> {
         let entries = section_of_versions(bytes).map_err(|fault| fault.offset(at))?;
         Ok(entries.into_iter().map(|(text, place)| (text, place.saturating_add(at))).collect())
     });
-    let features = data(b".liveupdate_features")?.map_or_else(Vec::new, |(bytes, _)| {
+    let features = data(".liveupdate_features")?.map_or_else(Vec::new, |(bytes, _)| {
         let names = bytes.chunks(FEATURE).take(1024).filter_map(|record| record.split(|&byte| byte == 0).next());
         names.filter(|name| !name.is_empty()).map(|name| name.escape_ascii().to_string()).collect()
     });

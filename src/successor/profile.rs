@@ -143,11 +143,15 @@ impl Profile {
     /// A profile that was pinned, from JSON that was decoded: whether it can be used.
     ///
     /// # Errors
-    /// [`Code::VersionNewer`] or [`Code::VersionOlder`] for another format, and those of [`Statement::reads`].
+    /// [`Code::VersionNewer`] or [`Code::VersionOlder`] for another format, [`Code::TooLarge`] for a program with more than
+    /// [`Terms::MOST`](crate::compat::Terms::MOST) ranges of versions of one node, and those of [`Statement::reads`].
     pub fn pinned(mut self) -> Result<Profile, Fault> {
         if self.profile != Self::VERSION {
             let code = if self.profile > Self::VERSION { Code::VersionNewer } else { Code::VersionOlder };
             return Err(Fault::new(code).item("profile").found(self.profile).expected(Self::VERSION));
+        }
+        if let Some(program) = &self.program {
+            program.few().map_err(|fault| fault.within("program"))?;
         }
         for (number, statement) in self.understands.iter().enumerate() {
             let checked = statement.reads();

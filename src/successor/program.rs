@@ -26,15 +26,16 @@ pub(super) fn plan(carried: &Carried, program: &Found, required: &[&str]) -> Pla
                 optional: node.optional,
             });
             let forecast = Forecast::new(reads, &root, given);
-            for told in &forecast.nodes {
+            // The root first, then these nodes, then what is missing.
+            let given = core::iter::once(None).chain(nodes.iter().map(Some)).chain(core::iter::repeat(None));
+            for (told, node) in forecast.nodes.iter().zip(given) {
                 let verdict = match told.verdict {
                     handover::Verdict::Fine => Verdict::Fine,
                     handover::Verdict::Dropped => Verdict::Dropped,
                     handover::Verdict::Opaque => Verdict::Untold,
                     handover::Verdict::Refused => Verdict::Refused,
                 };
-                let name = told.node.trim_start_matches('/');
-                let of_blob = nodes.iter().find(|node| node.name == name).and_then(|node| node.read_as.as_deref());
+                let of_blob = node.and_then(|node| node.read_as.as_deref());
                 lines.push(
                     match of_blob.filter(|_| verdict == Verdict::Untold).and_then(|text| Compat::parse(text).ok()) {
                         Some(found) => of_blob_of(reads, &told.node, found),
@@ -80,14 +81,9 @@ fn of_blob_of(reads: &Terms, path: &str, found: Compat<'_>) -> Line {
 fn of_node(reads: &Terms, path: &str, component: &str, verdict: Verdict, why: &[Fault]) -> Line {
     let name = path.trim_start_matches('/');
     let of_root = |owner: &str| matches!(owner, "kho" | "radix");
-    let ranges = reads.iter().filter_map(|term| {
+    let ranges = reads.of(name).filter_map(|term| {
         let versions = term.versions()?;
-        let of_node = if name.is_empty() {
-            term.name().is_empty() && of_root(versions.newest().name())
-        } else {
-            term.name() == name
-        };
-        of_node.then(|| versions.to_string())
+        (!name.is_empty() || of_root(versions.newest().name())).then(|| versions.to_string())
     });
     let consequence = match verdict {
         Verdict::Fine => Consequence::None,

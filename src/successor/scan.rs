@@ -2,7 +2,7 @@
 //!
 //! The bytes are looked at in pieces, while they are unpacked and still in the cache of the processor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use memchr::memmem::Finder;
 
@@ -146,6 +146,9 @@ impl Scanner {
                 add_table(profile, entries, By::VersionTable);
             }
         }
+        // Each name once: of strings there may be as many as an image has room for.
+        let said = profile.understands.iter().filter_map(|statement| Some(statement.reads().ok()?.newest().name()));
+        let said: BTreeSet<String> = said.map(String::from).collect();
         let metadata = self.metadata.map(|at| (String::from("kexec-metadata-v1"), at));
         for (text, offset) in self.strings.into_iter().chain(metadata) {
             if !is_known(&text) {
@@ -153,11 +156,7 @@ impl Scanner {
                 continue;
             }
             let Ok(found) = Compat::parse(&text) else { continue };
-            let told = profile.understands.iter().any(|statement| {
-                statement.by != By::Strings
-                    && statement.reads().is_ok_and(|reads| reads.newest().name() == found.name())
-            });
-            if !told && (!profile.handlers_complete || NO_HANDLERS.contains(&found.name())) {
+            if !said.contains(found.name()) && (!profile.handlers_complete || NO_HANDLERS.contains(&found.name())) {
                 profile.understands.push(Statement {
                     component: text,
                     oldest: None,

@@ -323,3 +323,13 @@ fn pinned_profiles_are_checked() {
     let profile: Profile = serde_json::from_str(json).unwrap();
     assert_eq!(profile.pinned().unwrap().understands, [Statement::pinned("kho-v4")]);
 }
+
+/// A pinned program is held to the limits of one that is read from its file.
+#[test]
+fn a_pinned_program_with_more_ranges_than_anybody_has_is_refused() {
+    let terms: Vec<String> = (0..65).map(|number| format!(r#"{{"node":"n","made_of":"o-v{number}"}}"#)).collect();
+    let json = format!(r#"{{"profile":1,"program":{{"writes":[{}]}}}}"#, terms.join(","));
+    let profile: Profile = serde_json::from_str(&json).unwrap();
+    let says = "too-large: program.writes.n: found 65, expected at most 64 ranges of versions";
+    assert_eq!(profile.pinned().unwrap_err().to_string(), says);
+}

@@ -282,6 +282,46 @@ fn absurd_sizes_are_cut_short() {
     assert_eq!(refused(&image).code(), Code::ImageLimit);
 }
 
+/// The names of sections may all be one, which ends where the image does.
+#[test]
+fn many_sections_of_one_long_name_are_not_read_for_ever() {
+    let (sections, names) = (100_000_u64, 16_u64 << 20);
+    let mut image = elf(&[]);
+    image.resize(64, 0);
+    image[40..48].copy_from_slice(&64_u64.to_le_bytes());
+    image[60..62].copy_from_slice(&0_u16.to_le_bytes());
+    image[62..64].copy_from_slice(&1_u16.to_le_bytes());
+    for number in 0..sections {
+        let mut header = [0; 64];
+        if number == 0 {
+            header[32..40].copy_from_slice(&sections.to_le_bytes());
+        } else {
+            header[4] = 3;
+            header[24..32].copy_from_slice(&(64 + 64 * sections).to_le_bytes());
+            header[32..40].copy_from_slice(&names.to_le_bytes());
+        }
+        image.extend(header);
+    }
+    image.resize(image.len() + names as usize - 1, b'a');
+    image.push(0);
+    let start = std::time::Instant::now();
+    assert_eq!(Profile::of_bytes(&image).unwrap_err().code(), Code::Magic);
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
+#[test]
+fn strings_that_are_known_in_many_versions_are_not_searched_for_ever() {
+    let mut image = raw(b"");
+    for version in 0..10_000 {
+        for name in ["kho", "luo", "memfd", "memblock", "radix", "vmalloc", "block", "vfio-pci", "iommu"] {
+            image.extend(format!("{name}-v{version}\0{name}_v{version}\0").into_bytes());
+        }
+    }
+    let start = std::time::Instant::now();
+    assert!(Profile::of_bytes(&image).unwrap().understands.len() >= 180_000);
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
 #[test]
 fn no_prefix_of_an_image_panics() {
     for image in
