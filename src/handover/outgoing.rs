@@ -60,7 +60,7 @@ pub struct Outgoing<M: Home> {
     /// Who will read it, where that is known.
     reader: Option<Reader>,
     /// What the program says that it writes.
-    declared: Option<Terms>,
+    pub(super) declared: Option<Terms>,
 }
 
 impl<M: Home> core::fmt::Debug for Outgoing<M> {
@@ -167,13 +167,26 @@ impl<M: Home> Outgoing<M> {
 
     /// Preserves a component as the node `name`: all of it, or on an error nothing.
     ///
-    /// A component that is optional and that the successor of [`Outgoing::write_for`] does not read is left out: see
+    /// A component that is [optional](Preserve::optional) and that the successor of [`Outgoing::write_for`] does not read is left out: see
     /// [`Outgoing::dropped`].
     ///
     /// # Errors
     /// [`Code::FdtName`] for a name that a device tree cannot have, [`Code::FdtDuplicate`] for one that is taken, what a
     /// successor of [`Outgoing::write_for`] has against it, and whatever the component says.
     pub fn preserve<C: Preserve<M> + ?Sized>(&mut self, name: &str, component: &C) -> Result<(), Fault> {
+        self.preserve_as(name, component, component.optional())
+    }
+
+    /// As [`Outgoing::preserve`], and a successor that does not understand the node may leave it, whatever the component
+    /// says of itself.
+    ///
+    /// # Errors
+    /// As [`Outgoing::preserve`].
+    pub fn preserve_optional<C: Preserve<M> + ?Sized>(&mut self, name: &str, component: &C) -> Result<(), Fault> {
+        self.preserve_as(name, component, true)
+    }
+
+    fn preserve_as<C: Preserve<M> + ?Sized>(&mut self, name: &str, component: &C, optional: bool) -> Result<(), Fault> {
         crate::fdt::check_node_name(name)?;
         if self.nodes.iter().any(|node| node.name == name) {
             return Err(Fault::new(Code::FdtDuplicate).item(name.to_owned()).found("a node of that name"));
@@ -182,7 +195,6 @@ impl<M: Home> Outgoing<M> {
             known_to_linux(name, component.compat().owner())?;
         }
         let offers = takes(component.compat(), component.older());
-        let optional = component.optional();
         if let Some(declared) = &self.declared {
             let of_node = |terms: &mut dyn Iterator<Item = Term>| terms.filter(|term| term.name() == name).collect();
             let says: Terms = of_node(&mut declared.iter().cloned());

@@ -9,8 +9,8 @@
 //! log                 a memfd that travels by descriptor: who added what
 //! version             which program this is
 //! forecast PATH       what that program would say to this one's handover as it is
-//! upgrade PATH [HOW]  hands over; HOW is as-is (nothing is written for the successor), unasked (nor is it asked),
-//!                     only-if-told, or fails (the successor accepts, and then goes back)
+//! upgrade PATH [HOW]  hands over; HOW is as-is (nothing is written for the successor), without-asking (nor is it asked),
+//!                     only-if-told, even-if-untold, or fails (the successor accepts, and then goes back)
 //! quit
 //! ```
 
@@ -30,7 +30,7 @@ use kho::handover::{Blob, Home};
 use kho::handover::{Finished, Outgoing, Preserve, Registry, Scope};
 use kho::manifest::Manifest;
 use kho::payload::BytesNode;
-use kho::report::{Class, Fault};
+use kho::report::Fault;
 use kho::transport::{Arrival, Bundle, Program, Ticket};
 use rustix::fs::MemfdFlags;
 
@@ -172,12 +172,8 @@ fn finished(version: &Version, state: &State, program: Option<&Program>) -> Anyt
         Some(manifest) => Outgoing::of(bundle, manifest),
         None => Outgoing::new(bundle),
     };
-    match program.map(Program::manifest).transpose() {
-        Ok(Some(Some(found))) => outgoing.write_for(&found.reads)?,
-        // A successor that says nothing, or something that is not known yet, gets what is newest here.
-        Ok(_) => {}
-        Err(fault) if fault.code().class() == Class::Mismatch => {}
-        Err(fault) => return Err(fault.into()),
+    if let Some(program) = program {
+        outgoing.write_for_program(program)?;
     }
     outgoing.preserve_file(LOG, state.log.try_clone()?.into())?;
     outgoing.preserve("counter", &counter::Writes(version.counter, &state.counter))?;
@@ -206,12 +202,16 @@ fn upgrade(version: &Version, state: &State, path: &str, how: &str) -> Anything<
     let mut program = Program::open(path)?;
     let write_for = match how {
         "as-is" => None,
-        "unasked" => {
-            program = program.unasked();
+        "without-asking" => {
+            program = program.without_asking();
             None
         }
         "fails" => {
             program = program.env(FAILS, "1");
+            Some(&program)
+        }
+        "even-if-untold" => {
+            program = program.even_if_untold();
             Some(&program)
         }
         "only-if-told" => {

@@ -161,11 +161,11 @@ fn the_plan_at_the_door_says_what_the_forecast_said_and_the_predecessor_comes_ba
     let stayed = "leaving with test-counter-v2;block-v1\nstayed: the program would refuse the handover:";
     assert_eq!(service.upgrade(V3, "as-is"), format!("{stayed}\n{V2_AT_V3}"));
     let back = "leaving with test-counter-v2;block-v1\ncounter-v2 took over\nback, because the successor said:";
-    assert_eq!(service.upgrade(V3, "unasked"), format!("{back}\n{V2_AT_V3}"));
+    assert_eq!(service.upgrade(V3, "without-asking"), format!("{back}\n{V2_AT_V3}"));
     service.serves(V2, 34, "30 4");
     assert_eq!((service.ask("hints"), service.ask("add 1")), ("turn left".into(), "35".into()));
     // As often as it is tried; and the way back leads on.
-    assert_eq!(service.upgrade(V3, "unasked"), format!("{back}\n{V2_AT_V3}"));
+    assert_eq!(service.upgrade(V3, "without-asking"), format!("{back}\n{V2_AT_V3}"));
     assert_eq!(service.upgrade(V2, ""), "leaving with test-counter-v2;block-v1\ncounter-v2 took over");
     service.serves(V2, 35, "30 4 1");
 }
@@ -196,7 +196,7 @@ fn every_forecast_is_what_the_door_says() {
             service.ask("add 1");
             let forecast = service.ask(&format!("forecast {to}"));
             let (verdict, foretold) = forecast.split_once(":\n").unwrap();
-            let said = service.upgrade(to, "unasked");
+            let said = service.upgrade(to, "without-asking");
             let mut lines = said.lines().skip(2);
             if verdict == "refused" {
                 assert_eq!(lines.next(), Some("back, because the successor said:"));
@@ -217,16 +217,21 @@ fn a_newer_version_than_the_successor_reads_is_told_as_newer() {
 }
 
 #[test]
-fn a_program_that_does_not_say_is_left_for_unless_only_told_ones_are() {
+fn who_says_what_it_writes_leaves_for_who_says_what_it_reads() {
     let mut service = Service::start(V2);
     service.ask("add 6");
     let left = "leaving with test-counter-v2;block-v1";
-    let said = service.upgrade(UNTOLD, "only-if-told");
-    assert_eq!(said, format!("{left}\nstayed: the program does not say what it reads: it has no manifest"));
-    service.serves(V2, 6, "6");
+    // Any other program would take the state with it.
+    for (program, how) in [(UNTOLD, ""), (UNTOLD, "as-is"), (UNTOLD, "only-if-told"), ("/bin/true", "")] {
+        let said = service.upgrade(program, how);
+        assert_eq!(said, format!("{left}\nstayed: the program does not say what it reads: it has no manifest"));
+        service.serves(V2, 6, "6");
+    }
     assert_eq!(service.ask(&format!("forecast {UNTOLD}")), "it does not say");
-    assert_eq!(service.upgrade(UNTOLD, ""), format!("{left}\ncounter-untold took over"));
+    assert_eq!(service.upgrade(UNTOLD, "even-if-untold"), format!("{left}\ncounter-untold took over"));
     service.serves(UNTOLD, 6, "6");
+    // Who says nothing himself asks only whether he would be refused.
+    assert_eq!(service.upgrade(UNTOLD, ""), format!("{left}\ncounter-untold took over"));
     assert_eq!(service.upgrade(V2, "only-if-told"), format!("{left}\ncounter-v2 took over"));
 }
 
@@ -279,7 +284,7 @@ fn a_manifest_from_the_future_is_as_none_and_a_broken_one_keeps_the_predecessor(
     let said = service.upgrade(&newer, "only-if-told");
     assert_eq!(said, format!("{left}\nstayed: the program does not say what it reads: {why}"));
     service.serves(V2, 9, "9");
-    assert_eq!(service.upgrade(&newer, ""), format!("{left}\ncounter-v2 took over"));
+    assert_eq!(service.upgrade(&newer, "even-if-untold"), format!("{left}\ncounter-v2 took over"));
     assert_eq!((service.runs(), service.ask("get")), (PathBuf::from(newer), "9".into()));
 
     let mut service = Service::start(V2);
@@ -293,5 +298,5 @@ fn a_manifest_from_the_future_is_as_none_and_a_broken_one_keeps_the_predecessor(
     assert_eq!(service.upgrade(&broken, "as-is"), said);
     service.serves(V2, 0, "");
     // Who does not ask, does not read it.
-    assert_eq!(service.upgrade(&broken, "unasked"), format!("{left}\ncounter-v2 took over"));
+    assert_eq!(service.upgrade(&broken, "without-asking"), format!("{left}\ncounter-v2 took over"));
 }
