@@ -98,7 +98,10 @@ fn plans_against_programs() {
 
     // From what a program would write, in the version that the other one reads.
     let shown = run(0, &["plan", KHO, "--against", KHO]);
-    assert!(shown.contains("the version that would be written") && shown.ends_with(": go\n"), "{shown}");
+    assert!(
+        shown.contains("versions are those that would be written for this successor") && shown.ends_with(": go\n"),
+        "{shown}"
+    );
 
     // A pinned profile of a program.
     let pinned = tempfile::NamedTempFile::new().unwrap();
