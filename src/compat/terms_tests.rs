@@ -175,11 +175,14 @@ fn a_layout_named_like_an_owner_takes_no_node() {
     assert_eq!(faults, ["version-newer: found o-v2, expected o-v1"]);
 }
 
+/// Oldest and newest version of the owner, and the versions of what it uses.
+type Range = (u32, u32, [Option<u32>; 3]);
+
 /// A side: what it is made of by node, and the versions of layouts.
 #[derive(Clone, Debug)]
 struct Side {
     /// Ranges of versions of a node, its uses in that range, and whether it is required.
-    nodes: BTreeMap<String, (Vec<(u32, u32, [Option<u32>; 3])>, bool)>,
+    nodes: BTreeMap<String, (Vec<Range>, bool)>,
     layouts: Vec<(usize, u32, u32)>,
 }
 
