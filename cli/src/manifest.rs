@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +10,7 @@ use kho::compat::{Compat, Reads, Term, Terms};
 use kho::manifest::Found;
 use serde::Serialize;
 
-use crate::source::{BOLD, clean, count, paint, print, print_json};
+use crate::source::{BOLD, clean, count, open, paint, print, print_json};
 
 /// Arguments of `kho manifest`.
 #[derive(clap::Args)]
@@ -61,7 +60,7 @@ pub(crate) struct Report {
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let name = clean(&args.file.display().to_string());
     let fails = |error: &dyn std::fmt::Display| format!("{name}: {}", clean(&error.to_string()));
-    let file = File::open(&args.file).map_err(|error| fails(&error))?;
+    let file = open(&args.file).map_err(|error| fails(&error))?;
     let Some(found) = Found::of_file(&file).map_err(|fault| fails(&fault))? else {
         eprintln!("kho: {name}: has no manifest: kho::manifest! puts one into a program");
         return Ok(ExitCode::from(1));

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use kho::successor::{Answer, By, Carried, LIMIT, Line, Plan, Profile, Verdict, is_image};
 use serde::Serialize;
 
-use crate::source::{BOLD, DIM, GREEN, RED, Source, YELLOW, clean, count, paint, print, print_json};
+use crate::source::{BOLD, DIM, GREEN, RED, Source, YELLOW, clean, count, open, paint, print, print_json};
 
 /// Arguments of `kho plan`.
 #[derive(clap::Args)]
@@ -143,7 +143,7 @@ fn name(path: &Path) -> String {
 
 fn head_of(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    std::fs::File::open(path)?.take(1024).read_to_end(&mut head)?;
+    open(path)?.take(1024).read_to_end(&mut head)?;
     Ok(head)
 }
 
@@ -160,7 +160,7 @@ fn profile(path: &Path) -> Result<Profile, Box<dyn Error>> {
     }
     let head = head_of(path).map_err(|error| fails(&error))?;
     if is_json(&head) {
-        let file = std::fs::File::open(path).map_err(|error| fails(&error))?;
+        let file = open(path).map_err(|error| fails(&error))?;
         let profile: Profile = serde_json::from_reader(std::io::BufReader::new(file.take(LIMIT >> 4)))
             .map_err(|error| fails(&format_args!("not a profile: {error}")))?;
         return Ok(profile.pinned().map_err(|fault| fails(&fault))?);

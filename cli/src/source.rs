@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
@@ -13,6 +14,14 @@ use kho::mem::{Geometry, PhysAddr, PhysRange};
 use kho::report::{Code, Severity};
 
 use crate::units::{parse_range, parse_size, size};
+
+/// Opens a file that is read. To open a pipe would wait for somebody who writes into it.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    if std::fs::metadata(path)?.file_type().is_fifo() {
+        return Err(io::Error::other("a pipe, and not a file with a size"));
+    }
+    File::open(path)
+}
 
 /// What is looked at.
 #[derive(clap::Args)]

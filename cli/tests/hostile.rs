@@ -35,6 +35,26 @@ fn endless(path: &Path) {
 }
 
 #[test]
+fn a_pipe_is_no_program_and_no_way_to_hang() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipe");
+    pipe(&path);
+    let path = path.to_str().unwrap();
+    for args in [&["manifest", path][..], &["understands", path], &["plan", "/dev/null", "--against", path]] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_kho")).args(args).spawn().unwrap();
+        let start = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if start.elapsed() > Duration::from_secs(30) {
+                child.kill().unwrap();
+                panic!("{args:?} waits");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
 fn a_copy_of_debugfs_is_no_way_to_hang() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");

@@ -10,8 +10,10 @@ use super::tests::NAMES;
 use super::*;
 use crate::abi;
 use crate::compat::{Compat, CompatList, Term};
-use crate::mem::{Geometry, Ram};
+use crate::fdt::{self, Builder, Fdt};
+use crate::mem::{Geometry, Order, Ram};
 use crate::report::Fault;
+use crate::selftest::{Payload, Rule, SelfTestNode};
 
 const ONE: CompatList<'static> = CompatList::new(Compat::new("test-one", 1), &[]);
 const TWO: CompatList<'static> = CompatList::new(Compat::new("test-one", 2), &[abi::block::COMPAT]);
@@ -295,4 +297,38 @@ fn a_reader_is_named_before_anything_is_written_and_must_read_the_root() {
     // As before it: the reader that was named first.
     let says = "component-unknown: /n0: found test-one-v1, expected a component that this reader knows";
     assert_eq!(outgoing.preserve("n0", &part(&[ONE])).unwrap_err().to_string(), says);
+}
+
+/// What Linux writes has no lists: then the root's says in which version a layout is used.
+#[test]
+fn a_layout_that_only_the_root_names_in_another_version_is_not_read_as_ours() {
+    let says = |root: &[&str]| {
+        let mut outgoing = Outgoing::new(ram(Geometry::K4));
+        let payload = Payload { folios: alloc::vec![(Order::ZERO, b"one".as_slice())], rule: Rule::Words };
+        outgoing.preserve("kho_test", &payload).unwrap();
+        let finished = outgoing.finish().unwrap();
+        let bytes = finished.root_fdt().unwrap();
+        let written = Fdt::parse(&bytes).unwrap().root();
+        let number = |node: fdt::Node<'_>, name| node.property(name).unwrap().u64_native().unwrap();
+        let node = written.child("kho_test").unwrap();
+        let mut builder = Builder::new();
+        builder.strings("compatible", root.iter().copied()).unwrap();
+        builder.u64_native("preserved-memory-map", number(written, "preserved-memory-map")).unwrap();
+        builder
+            .node("kho_test", |fdt| {
+                fdt.u64_native("preserved-data", number(node, "preserved-data"))?;
+                fdt.u64_native("blob-size", number(node, "blob-size"))
+            })
+            .unwrap();
+        let (mut memory, root) = finished.into_parts();
+        memory.poke(root.start(), &builder.finish().unwrap()).unwrap();
+        let mut registry = Registry::new();
+        registry.add("kho_test", SelfTestNode);
+        Incoming::new(memory, root.start()).plan(&registry).findings().kept().first().map(ToString::to_string)
+    };
+    let newer = "error: /kho_test: version-newer: compatible: found vmalloc-v2, expected vmalloc-v1";
+    assert_eq!(says(&["kho-v4", "radix-v1", "vmalloc-v2"]).as_deref(), Some(newer));
+    assert_eq!(says(&["kho-v4", "radix-v1", "vmalloc-v1", "vmalloc-v2"]), None);
+    assert_eq!(says(&["kho-v4", "block-v9", "radix-v1"]), None);
+    assert_eq!(says(&["kho-v4"]), None);
 }

@@ -199,7 +199,9 @@ impl<M: Home> Outgoing<M> {
             let of_node = |terms: &mut dyn Iterator<Item = Term>| terms.filter(|term| term.name() == name).collect();
             let says: Terms = of_node(&mut declared.iter().cloned());
             let does: Terms = of_node(&mut offers.iter().map(|made_of| Term::node(name, *made_of, !optional)));
-            Manifest::check(&says, &does)?;
+            if let Some(fault) = Manifest::differences(&says, &does).into_iter().next() {
+                return Err(fault);
+            }
         }
         let made_of = match &mut self.reader {
             None => component.compat().written_in(component.compat().owner().version(), &[]),

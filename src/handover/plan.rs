@@ -114,6 +114,7 @@ impl<M: Memory + 'static> Plan<M> {
             nodes: Vec::new(),
             steps: Vec::new(),
             layouts: registry.layouts.versions(),
+            root_list: Vec::new(),
         };
         let mut owners = Owners::default();
         let tree = match planner.root(&mut owners) {

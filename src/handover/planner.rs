@@ -11,9 +11,8 @@ use super::plan::{NodeReport, Step, Verdict};
 use super::registry::{Registry, Strangers};
 use crate::abi;
 use crate::abi::kho;
-use crate::compat::{Compat, CompatVec, Reads, missing};
+use crate::compat::{Compat, CompatList, CompatVec, Reads, missing};
 use crate::fdt::{self, Fdt, Property};
-use crate::manifest::Manifest;
 use crate::mem::{Bits, Geometry, Memory, PageRange, Pfn, PhysAddr, PhysRange};
 use crate::radix::{self, Tree};
 use crate::report::{Class, Code, Fault, Findings};
@@ -30,6 +29,8 @@ pub(super) struct Planner<'a, M> {
     pub(super) steps: Vec<Step<M>>,
     /// The versions of layouts that are known.
     pub(super) layouts: Vec<Reads<'static>>,
+    /// What the root says that it is made of.
+    pub(super) root_list: Vec<String>,
 }
 
 /// What a node says of itself.
@@ -59,9 +60,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
     /// Checks everything. An error here means that nothing further can be known; what is wrong in one node is added to
     /// the findings and the next node is looked at.
     pub(super) fn root(&mut self, owners: &mut Owners) -> Result<radix::Loaded, Fault> {
-        if let Some(manifest) = self.registry.manifest
-            && let Err(fault) = Manifest::check(&manifest.reads(), &self.registry.terms())
-        {
+        for fault in self.registry.disagreements() {
             self.findings.add("/", fault);
         }
         let memory = &self.incoming.memory;
@@ -72,6 +71,8 @@ impl<M: Memory + 'static> Planner<'_, M> {
         match_root(made_of, &self.layouts)
             .and_then(|()| match_parts(made_of, &self.layouts))
             .map_err(|fault| fault.item(kho::COMPATIBLE))?;
+        let texts = made_of.split(|&byte| byte == 0).filter_map(|text| core::str::from_utf8(text).ok());
+        self.root_list = texts.map(String::from).collect();
         let map = root.required(kho::PRESERVED_MEMORY_MAP)?.u64_native()?;
         if map == 0 {
             return Err(Fault::new(Code::NoHandover).item(kho::PRESERVED_MEMORY_MAP).found(0));
@@ -182,7 +183,7 @@ impl<M: Memory + 'static> Planner<'_, M> {
         let component = entry.component.clone();
         let mismatch = match &declared.list {
             Some(list) => component.mismatches(list.list(), &self.layouts),
-            None if component.names_itself() => Vec::new(),
+            None if component.names_itself() => self.implied(component.compat()),
             None => {
                 alloc::vec![Fault::new(Code::CompatMissing).item(kho::COMPATIBLE).expected(component.compat().owner())]
             }
@@ -222,6 +223,21 @@ impl<M: Memory + 'static> Planner<'_, M> {
             Err(fault) => self.findings.add(&declared.path, fault),
         }
         if self.findings.errors() == errors { Verdict::Fine } else { Verdict::Refused }
+    }
+
+    /// Why a node that has no list is not read: what it is taken to use has another version in the root's list.
+    fn implied(&self, list: CompatList<'static>) -> Vec<Fault> {
+        let said: Vec<Compat<'_>> =
+            self.root_list.iter().filter_map(|text| Compat::parse(text.as_str()).ok()).collect();
+        let differs = |entry: &Compat<'static>| {
+            let mut versions = said.iter().filter(|found| found.name() == entry.name());
+            let first = *versions.clone().next()?;
+            match versions.any(|found| found == entry) {
+                true => None,
+                false => first.judge(&[Reads::only(*entry)]).err().map(Fault::from),
+            }
+        };
+        list.uses().iter().filter_map(differs).collect()
     }
 
     /// A node that nobody looks into owns what it says.

@@ -238,6 +238,32 @@ impl<M: Memory + 'static> Registry<M> {
         Registry { manifest: Some(manifest), ..Self::default() }
     }
 
+    /// Where this differs from the manifest of [`Registry::of`]: nothing, or every plan will refuse. For a test of the
+    /// program, which notices before the first handover does.
+    ///
+    /// ```
+    /// use kho::compat::{Compat, CompatList};
+    /// use kho::handover::Registry;
+    /// use kho::mem::Ram;
+    /// use kho::payload::BytesNode;
+    ///
+    /// const STATE: CompatList<'static> = CompatList::new(Compat::new("my-state", 1), &[]);
+    /// kho::manifest! {
+    ///     static MANIFEST = [both("state", &[STATE])];
+    /// }
+    /// fn registry() -> Registry<Ram> {
+    ///     let mut registry = Registry::of(&MANIFEST);
+    ///     registry.read("state", BytesNode { made_of: STATE, limit: 4096 });
+    ///     registry
+    /// }
+    /// assert_eq!(registry().disagreements(), []);
+    /// ```
+    #[must_use]
+    pub fn disagreements(&self) -> Vec<Fault> {
+        let says = self.manifest.map(Manifest::reads);
+        says.map_or_else(Vec::new, |says| Manifest::differences(&says, &self.terms()))
+    }
+
     /// A registry for those who look and restore nothing: a node that nobody understands is no error.
     #[must_use]
     pub fn observing() -> Self {

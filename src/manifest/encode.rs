@@ -146,6 +146,33 @@ const fn body<'a>(mut out: Out<'a>, entries: &[Entry]) -> (Out<'a>, u32) {
     (out, count)
 }
 
+/// Each node stands once for each side.
+const fn check_once(entries: &[Entry]) {
+    let mut rest = entries;
+    while let [entry, more @ ..] = rest {
+        let mut others = more;
+        while let [other, behind @ ..] = others {
+            if let (What::Node(one, _), What::Node(another, _)) = (entry.what, other.what)
+                && entry.flags & other.flags & (READS | WRITES) != 0
+            {
+                assert!(!same(one.as_bytes(), another.as_bytes()), "a node is declared once for each side");
+            }
+            others = behind;
+        }
+        rest = more;
+    }
+}
+
+const fn same(mut one: &[u8], mut other: &[u8]) -> bool {
+    while let ([a, more @ ..], [b, rest @ ..]) = (one, other) {
+        if *a != *b {
+            return false;
+        }
+        (one, other) = (more, rest);
+    }
+    one.is_empty() && other.is_empty()
+}
+
 /// Bytes of the note.
 #[doc(hidden)]
 #[must_use]
@@ -158,6 +185,7 @@ pub const fn note_size(entries: &[Entry]) -> usize {
 #[doc(hidden)]
 #[must_use]
 pub const fn note<const N: usize>(entries: &[Entry]) -> Bytes<N> {
+    check_once(entries);
     let (_, count) = body(Out { rest: &mut [], len: 0 }, entries);
     assert!(count <= super::MOST && u64_of(N) <= super::LIMIT, "a manifest that readers take");
     let mut bytes = [0; N];

@@ -37,6 +37,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -211,13 +212,11 @@ impl Manifest {
         self.versions
     }
 
-    /// Holds what a program does against what its manifest says: the first difference.
-    ///
-    /// # Errors
-    /// [`Code::ManifestDisagrees`], with the node as item.
-    pub(crate) fn check(says: &Terms, does: &Terms) -> Result<(), Fault> {
+    /// Holds what a program does against what its manifest says: every difference, each of
+    /// [`Code::ManifestDisagrees`] with the node as item.
+    pub(crate) fn differences(says: &Terms, does: &Terms) -> Vec<Fault> {
         let lines = |terms: &Terms, node: &str| {
-            let of_node = terms.iter().filter(|term| term.name() == node);
+            let of_node = terms.of(node);
             let lines = of_node.map(|term| {
                 // Nobody requires a layout by itself.
                 let optional = if term.is_required() || node.is_empty() { "" } else { ", optional" };
@@ -230,7 +229,9 @@ impl Manifest {
             lines
         };
         // Nothing is the name of layouts.
-        for node in does.names().chain(says.names()).chain([""]) {
+        let nodes: BTreeSet<&str> = does.names().chain(says.names()).chain([""]).collect();
+        let mut differences = Vec::new();
+        for node in nodes {
             let (mut said, mut done) = (lines(says, node), lines(does, node));
             if said == done {
                 continue;
@@ -245,9 +246,9 @@ impl Manifest {
             }
             let or_nothing = |lines: Vec<String>| if lines.is_empty() { "nothing".into() } else { lines.join(" or ") };
             let fault = Fault::new(Code::ManifestDisagrees).item(item).found(or_nothing(done));
-            return Err(fault.expected(format_args!("{}, as the manifest says", or_nothing(said))));
+            differences.push(fault.expected(format_args!("{}, as the manifest says", or_nothing(said))));
         }
-        Ok(())
+        differences
     }
 }
 

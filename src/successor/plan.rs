@@ -259,6 +259,9 @@ fn machine(carried: &Carried, successor: &Profile) -> Option<Line> {
     (found != expected).then_some(Line { by: successor.machine_by, ..line })
 }
 
+/// So many versions are shown of one component: each line has them, and who makes an image chooses how many there are.
+const READS: usize = 64;
+
 struct Judge<'a> {
     item: &'a Item,
     successor: &'a Profile,
@@ -341,7 +344,7 @@ impl<'a> Judge<'a> {
 
     fn reads(&self, found: &'a str) -> (Vec<String>, Option<By>) {
         let Ok(compat) = Compat::parse(found) else { return (Vec::new(), None) };
-        let reads: Vec<_> = self.successor.reads_of(compat.name()).collect();
+        let reads: Vec<_> = self.successor.reads_of(compat.name()).take(READS).collect();
         let by = reads.first().map(|(_, by)| *by);
         (reads.iter().map(|(reads, _)| reads.to_string()).collect(), by)
     }

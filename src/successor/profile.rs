@@ -136,6 +136,9 @@ impl Profile {
     /// The version of the format that this library writes.
     pub const VERSION: u32 = 1;
 
+    /// So many statements a pinned profile has at most: each is held against each part of a handover.
+    pub const MOST: usize = 8192;
+
     /// What heuristics cannot know.
     pub const CANNOT_KNOW: &'static str = "a string that is in the image need not be read by it; nor do strings say \
                                            whether handover is switched on (kho=, liveupdate=)";
@@ -143,8 +146,9 @@ impl Profile {
     /// A profile that was pinned, from JSON that was decoded: whether it can be used.
     ///
     /// # Errors
-    /// [`Code::VersionNewer`] or [`Code::VersionOlder`] for another format, [`Code::TooLarge`] for a program with more than
-    /// [`Terms::MOST`](crate::compat::Terms::MOST) ranges of versions of one node, and those of [`Statement::reads`].
+    /// [`Code::VersionNewer`] or [`Code::VersionOlder`] for another format, [`Code::TooLarge`] for more than
+    /// [`Profile::MOST`] statements, or a program with more than [`Terms::MOST`](crate::compat::Terms::MOST) ranges of
+    /// versions of one node, and those of [`Statement::reads`].
     pub fn pinned(mut self) -> Result<Profile, Fault> {
         if self.profile != Self::VERSION {
             let code = if self.profile > Self::VERSION { Code::VersionNewer } else { Code::VersionOlder };
@@ -152,6 +156,10 @@ impl Profile {
         }
         if let Some(program) = &self.program {
             program.few().map_err(|fault| fault.within("program"))?;
+        }
+        if self.understands.len() > Self::MOST {
+            let fault = Fault::new(Code::TooLarge).item("understands").found(self.understands.len());
+            return Err(fault.expected(format_args!("at most {} statements", Self::MOST)));
         }
         for (number, statement) in self.understands.iter().enumerate() {
             let checked = statement.reads();

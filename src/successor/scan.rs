@@ -19,6 +19,8 @@ const PIECE: usize = 64 << 10;
 const OVERLAP: usize = 512;
 /// So many strings are kept.
 const STRINGS: usize = 1024;
+/// So many with those of known components, each of which is held against each part of a handover.
+const KNOWN_STRINGS: usize = 4096;
 /// What a banner begins with, and ` version `.
 const LINUX: &[u8] = b"Linux";
 /// Bytes of a banner.
@@ -121,7 +123,8 @@ impl Scanner {
             if let Some((text, start)) = string_around(piece, mark).filter(|(_, start)| *start > 0 || from == 0) {
                 let at = u64_of(from.saturating_add(start));
                 let text = String::from_utf8_lossy(text);
-                if self.strings.len() < STRINGS || is_known(&text) {
+                let room = if is_known(&text) { KNOWN_STRINGS } else { STRINGS };
+                if self.strings.len() < room {
                     self.strings.entry(text.into_owned()).or_insert(at);
                 }
             }

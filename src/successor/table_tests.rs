@@ -324,6 +324,18 @@ fn pinned_profiles_are_checked() {
     assert_eq!(profile.pinned().unwrap().understands, [Statement::pinned("kho-v4")]);
 }
 
+#[test]
+fn statements_without_end_are_refused_and_a_line_shows_some() {
+    let list: Vec<String> = (0..8192).map(|number| format!("memfd-v{number}")).collect();
+    let mut profile = reads(&list.join(" "));
+    assert!(profile.clone().pinned().is_ok());
+    let plan = Plan::new(&carries(&[("memfd-v2", "memfd-v9000")]), &profile, &[]);
+    assert!(plan.lines.iter().all(|line| line.reads.len() <= 64));
+    profile.understands.push(Statement::pinned("kho-v4"));
+    let says = "too-large: understands: found 8193, expected at most 8192 statements";
+    assert_eq!(profile.pinned().unwrap_err().to_string(), says);
+}
+
 /// A pinned program is held to the limits of one that is read from its file.
 #[test]
 fn a_pinned_program_with_more_ranges_than_anybody_has_is_refused() {

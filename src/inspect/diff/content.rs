@@ -105,7 +105,10 @@ impl<'a> Walk<'a> {
                     PhysRange::new(PhysAddr::new(blob.address), blob.size).map(Body::Bytes)
                 };
                 match (bytes(node), bytes(other)) {
-                    (Some(a), Some(b)) if self.has_memory() => self.bytes(format!("{path} content"), a, b),
+                    (Some(a), Some(b)) if self.has_memory() => {
+                        self.bytes(format!("{path} content"), a, b);
+                        self.behind(path, node, other);
+                    }
                     _ => self.value(&format!("{path} first_bytes"), Some(first_bytes), Some(others)),
                 }
             }

@@ -210,13 +210,37 @@ impl<'a> Walk<'a> {
         }
         if !a.mem_partial && !b.mem_partial {
             self.ranges(&format!("{path} mem"), &a.mem, &b.mem);
+        } else if !self.has_memory() {
+            let why = |node: &Node| node.mem_partial.then(|| "it says its largest ranges only".into());
+            self.not_compared(format!("{path} mem"), why(a), why(b));
         }
         match (&a.content, &b.content) {
             (Some(ours), Some(theirs)) => self.content(path, (a, ours), (b, theirs)),
+            (None, None) if self.has_memory() => {
+                let why = || Some("it cannot be read".into());
+                self.not_compared(format!("{path} content"), why(), why());
+            }
             (ours, theirs) if self.has_memory() => {
                 self.value(&format!("{path} kind"), ours.as_ref().map(kind), theirs.as_ref().map(kind));
             }
             _ => {}
+        }
+    }
+
+    /// What is behind a blob that nobody here understands.
+    fn behind(&mut self, path: &str, a: &Node, b: &Node) {
+        let why = |node: &Node, side: &Decoded| {
+            let page = side.page_size.as_ref().map_or(1, |page| page.bytes);
+            let blob = node.blob.map_or(0, |blob| blob.size.div_ceil(page.max(1)));
+            // A blob has a block of its own.
+            let blob = blob.checked_next_power_of_two().map_or(u64::MAX, |pages| pages.saturating_mul(page));
+            let said = node.mem.iter().fold(0_u64, |sum, range| sum.saturating_add(range.size));
+            let owned = said.max(node.owned.unwrap_or(0));
+            (owned > blob).then(|| "what its blob speaks of is not known here, or cannot be read".to_owned())
+        };
+        let (ours, theirs) = (why(a, &self.a.decoded), why(b, &self.b.decoded));
+        if ours.is_some() || theirs.is_some() {
+            self.not_compared(format!("{path} memory"), ours, theirs);
         }
     }
 

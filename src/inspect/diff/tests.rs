@@ -5,12 +5,14 @@ use std::io::Write as _;
 
 use super::super::Options;
 use super::*;
-use crate::handover::Outgoing;
+use crate::compat::{Compat, CompatList};
+use crate::handover::{Blob, Outgoing, Preserve, Scope};
 use crate::inspect::{Content, SessionFile};
 use crate::luo::{NewContent, NewFile, NewSession, Sessions};
-use crate::mem::{Geometry, Memory as _, Order, PageRange, Pfn, Ram};
+use crate::mem::{Frames as _, Geometry, Memory as _, Order, PageRange, Pfn, Ram};
 use crate::memfd::{Contents, NewFolio};
 use crate::num::usize_of;
+use crate::report::Fault;
 
 const BASE: u64 = 1 << 30;
 /// A file of which the first is read in a thread.
@@ -147,6 +149,45 @@ fn memory_that_only_one_has_is_a_difference() {
         let [not] = &diff.not_compared[..] else { panic!("{diff:?}") };
         assert!(diff.is_same() && not.a.is_some() && not.a == not.b, "{diff:?}");
     }
+}
+
+/// A blob that says where a block is, and its owner is nobody that is known here.
+struct Foreign(u8);
+
+impl Preserve<Ram> for Foreign {
+    fn compat(&self) -> CompatList<'static> {
+        const { CompatList::new(Compat::new("foreign", 1), &[]) }
+    }
+
+    fn preserve(&self, scope: &mut Scope<'_, Ram>) -> Result<Blob, Fault> {
+        let block = scope.alloc(Order::ZERO)?;
+        scope.write(&block, 0, &[self.0])?;
+        let at = block.folio().addr(scope.geometry()).get();
+        scope.blob(&at.to_le_bytes())
+    }
+}
+
+#[test]
+fn what_nobody_can_compare_is_named() {
+    let of = |byte| {
+        let window = PageRange::new(Pfn::new(BASE >> 12).unwrap(), 64).unwrap();
+        let mut outgoing = Outgoing::new(Ram::new(Geometry::K4, window));
+        outgoing.preserve("foreign", &Foreign(byte)).unwrap();
+        let (ram, _) = outgoing.finish().unwrap().into_parts();
+        let mut bytes = vec![0; 64 << 12];
+        ram.read(PhysAddr::new(BASE), &mut bytes).unwrap();
+        open(&bytes)
+    };
+    let (mut a, mut b) = (of(1), of(2));
+    let paths = |a: &Opened, b: &Opened| {
+        let diff = Diff::of(a, b, DiffOptions::default());
+        assert!(diff.is_same(), "{diff:?}");
+        diff.not_compared.into_iter().map(|not| not.path).collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&a, &b), ["/foreign memory"]);
+    // A blob that is not in the memory.
+    (a.decoded.nodes[0].content, b.decoded.nodes[0].content) = (None, None);
+    assert_eq!(paths(&a, &b), ["/foreign content"]);
 }
 
 #[test]
