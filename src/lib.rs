@@ -35,6 +35,9 @@
 //!     Ok(())
 //! }
 //! ```
+//! A program that is upgraded says what it reads and writes: see [`manifest`](mod@manifest), [`handover::Registry::of`],
+//! [`handover::Outgoing::of`] and [`handover::Outgoing::write_for`]. `tests/programs` is a whole service in three versions.
+//!
 //! `examples/self_exec.rs` is the same with memory, a file, and the way back to a predecessor when the plan refuses.
 //!
 //! # The law

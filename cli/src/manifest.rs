@@ -82,8 +82,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is read, a line each.
+pub(crate) fn reads(found: &Found) -> String {
+    let mut text = String::new();
+    side(&mut text, "reads", &found.reads);
+    text
+}
+
 /// What is read and written, a line each.
-pub(crate) fn shown(found: &Found) -> String {
+fn shown(found: &Found) -> String {
     let mut text = String::new();
     side(&mut text, "reads", &found.reads);
     side(&mut text, "writes", &found.writes);

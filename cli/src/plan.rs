@@ -172,7 +172,7 @@ fn profile(path: &Path) -> Result<Profile, Box<dyn Error>> {
 fn shown(path: &Path, profile: &Profile) -> String {
     let mut text = format!("{}\n", paint(BOLD, name(path)));
     if let Some(program) = &profile.program {
-        text.push_str(&crate::manifest::shown(program));
+        text.push_str(&crate::manifest::reads(program));
         return text;
     }
     let mut row = |title: &str, value: &str| {

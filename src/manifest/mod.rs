@@ -260,6 +260,16 @@ impl Manifest {
 /// sections `.note.kho` and `.liveupdate_versions` of the program, for `kho manifest`, `kho plan --against` and the
 /// predecessor.
 ///
+/// ```
+/// use kho::compat::{Compat, CompatList};
+///
+/// const STATE: CompatList<'static> = CompatList::new(Compat::new("my-state", 1), &[]);
+/// kho::manifest! {
+///     /// What this program takes over and hands over.
+///     pub static MANIFEST = [both("state", &[STATE])];
+/// }
+/// ```
+///
 /// A second manifest in the same program fails to link: the symbol `KHO_MANIFEST` is there twice. The macro allows the
 /// lint `unsafe_code` for the attributes that place it (nothing is executed); in a crate that *forbids* it, put the
 /// manifest into another one.
