@@ -366,5 +366,5 @@ fn leave_to_the_example() {
     let stayed = all().finish().unwrap().exec(&program, Some(&ticket));
     assert!(matches!(stayed.error, ExecError::Refused(_)));
     println!("stayed: {stayed}");
-    panic!("{}", stayed.finished.exec(&program.unasked(), Some(&ticket)));
+    panic!("{}", stayed.finished.exec(&program.without_asking(), Some(&ticket)));
 }

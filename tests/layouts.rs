@@ -318,3 +318,27 @@ fn the_forecast_says_the_same_before_anybody_leaves() {
     let (bundle, root) = finished.into_parts();
     assert_eq!(arrived(bundle, root.start()).plan(&old).findings().to_string(), says);
 }
+
+kho::manifest! {
+    static MANIFEST = [both("array", &[ARRAY])];
+}
+
+#[test]
+fn a_layout_that_the_manifest_does_not_name_is_neither_read_nor_written() {
+    let mut registry = Registry::of(&MANIFEST);
+    registry.add("array", ArrayNode { made_of: ARRAY });
+    registry.add_layout(second());
+    let mut outgoing = Outgoing::of(Bundle::new(1 << 20).unwrap(), &MANIFEST);
+    outgoing.add_layout(second());
+    outgoing.write_for(&registry.terms()).unwrap();
+    let frames = [outgoing.alloc(Order::ZERO).unwrap()];
+    let fault = outgoing.preserve("array", &Array { made_of: ARRAY, frames: &frames, bytes: 1 }).unwrap_err();
+    let says = "manifest-disagrees: array: found vmalloc-v2, expected vmalloc-v1, as the manifest says";
+    assert_eq!(fault.to_string(), says);
+    let empty = Outgoing::new(Bundle::new(1 << 20).unwrap()).finish().unwrap();
+    let (bundle, root) = empty.into_parts();
+    let plan = arrived(bundle, root.start()).plan(&registry);
+    let says =
+        "error: /: manifest-disagrees: layouts: found vmalloc-v2 (from v1), expected nothing, as the manifest says";
+    assert_eq!(plan.findings().to_string().lines().next(), Some(says));
+}

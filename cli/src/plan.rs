@@ -39,7 +39,7 @@ Examples:
   kho plan out/arena.img --against target/release/next
       whether a program takes what another one has written
   kho plan /usr/bin/serviced --against build/serviced
-      what the running version would write for the new one, and the other way round
+      what that version would write for the new one; also of /proc/PID/exe
   kho plan frozen.core --against /boot/vmlinuz-7.3
       whether what a machine handed over is understood by that kernel
   kho plan /boot/vmlinuz-7.2 --against /boot/vmlinuz-7.3
@@ -113,6 +113,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     }
     let required: Vec<&str> = args.require.iter().map(String::as_str).collect();
     let plan = Plan::new(&carried, &successor, &required);
+    let unknown = required.iter().find(|name| !plan.lines.iter().any(|line| line.is_named(name)));
+    if let Some(name) = unknown.filter(|_| plan.not_reached == 0) {
+        return Err(format!("--require {name}: no node or component of the handover has that name").into());
+    }
     match args.format {
         Format::Json => print_json(&Report { plan: &plan, successor: &successor })?,
         Format::Text => print(&text(args, &successor, &plan))?,
@@ -237,7 +241,7 @@ fn text(args: &Args, successor: &Profile, plan: &Plan) -> String {
         row(&mut text, line, nodes, components);
     }
     if plan.not_reached > 0 {
-        let _ = writeln!(text, "{} behind it: no kernel comes so far", count(plan.not_reached, "component"));
+        let _ = writeln!(text, "not reached: {}, because of the above", count(plan.not_reached, "component"));
     }
     for note in &plan.notes {
         let _ = writeln!(text, "{}", paint(DIM, clean(note)));

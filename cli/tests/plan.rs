@@ -65,7 +65,11 @@ fn go_refused_and_cannot_be_told() {
     );
     schema_takes("plan", &report);
     let (shown, _) = plan(1, &ALL.replace("kho-v4", "kho-v5"));
-    assert!(shown.contains("all preserved memory is lost") && shown.contains("8 components behind it"), "{shown}");
+    assert!(
+        shown.contains("all preserved memory is lost")
+            && shown.contains("not reached: 8 components, because of the above"),
+        "{shown}"
+    );
 
     // Another architecture, and all that it reads.
     let other = arm64(ALL);
@@ -93,6 +97,13 @@ fn go_refused_and_cannot_be_told() {
     let output = common::kho(["plan", modules, "--against", path]);
     assert_eq!(output.status.code(), Some(2));
     assert!(common::text(&output.stdout).ends_with(": cannot be told\n"));
+    let shown = run(1, &["plan", frozen, "--require", "memblock", "--against", poor]);
+    assert!(shown.contains("; and it is required\n"), "{shown}");
+    assert!(shown.contains("    do    choose a successor that reads it, or do without\n"), "{shown}");
+    let shown = run(2, &["plan", frozen, "--require", "memblok", "--against", poor]);
+    assert_eq!(shown, "kho: --require memblok: no node or component of the handover has that name\n");
+    let shown = run(2, &["plan", frozen, "--against", "/bin/true"]);
+    assert!(shown.contains("successor-silent: program: found a program without a manifest"), "{shown}");
     // What is none.
     assert!(run(2, &["plan", frozen, "--against", frozen]).contains("file-kind"));
     assert!(run(2, &["plan", frozen, "--against", "/nowhere"]).contains("/nowhere: "));

@@ -175,7 +175,7 @@ fn a_layout_named_like_an_owner_takes_no_node() {
     assert_eq!(faults, ["version-newer: found o-v2, expected o-v1"]);
 }
 
-/// Oldest and newest version of the owner, and the versions of what it uses.
+/// The oldest and the newest version, and in which versions they use which of [`LAYOUTS`].
 type Range = (u32, u32, [Option<u32>; 3]);
 
 /// A side: what it is made of by node, and the versions of layouts.

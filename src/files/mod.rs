@@ -39,6 +39,32 @@ pub struct Rejected {
 
 /// Open files by token.
 ///
+/// Without any the node is not written: a program that may have none says so in its manifest.
+/// ```
+/// kho::manifest! {
+///     static MANIFEST = [
+///         reads(kho::abi::files::NODE, &[kho::files::MADE_OF]).optional(),
+///         writes(kho::abi::files::NODE, &[kho::files::MADE_OF]),
+///     ];
+/// }
+/// # use kho::handover::{Incoming, Outgoing, Registry};
+/// # use kho::mem::Arena;
+/// # use kho::transport::Bundle;
+/// # for file in [None, Some(rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC)?)] {
+/// # let mut outgoing = Outgoing::of(Bundle::new(1 << 20)?, &MANIFEST);
+/// # let held = file.is_some();
+/// # file.map(|file| outgoing.preserve_file(1, file)).transpose()?;
+/// # let (mut bundle, root) = outgoing.finish()?.into_parts();
+/// # let files = std::mem::take(kho::files::Beside::files_mut(&mut bundle));
+/// # let arena = Arena::open(bundle.into_arena().into_fd()?)?;
+/// let mut registry = Registry::of(&MANIFEST);
+/// let files_node = registry.add_optional(kho::abi::files::NODE, kho::files::FilesNode);
+/// # let plan = Incoming::new(Bundle::of(arena, files), root.start()).plan(&registry);
+/// # assert_eq!(plan.accept()?.restore()?.take(&files_node).is_some(), held);
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// ```
 /// use std::fs::File;
 ///

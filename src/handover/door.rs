@@ -9,7 +9,7 @@ use super::testing::ram;
 use super::tests::NAMES;
 use super::*;
 use crate::abi;
-use crate::compat::{Compat, CompatList};
+use crate::compat::{Compat, CompatList, Term};
 use crate::fdt::{self, Builder, Fdt};
 use crate::mem::{Geometry, Order, Ram};
 use crate::report::Fault;
@@ -306,4 +306,29 @@ fn a_layout_that_only_the_root_names_in_another_version_is_not_read_as_ours() {
     assert_eq!(says(&["kho-v4", "radix-v1", "vmalloc-v1", "vmalloc-v2"]), None);
     assert_eq!(says(&["kho-v4", "block-v9", "radix-v1"]), None);
     assert_eq!(says(&["kho-v4"]), None);
+}
+
+#[test]
+fn a_reader_is_named_before_anything_is_written_and_must_read_the_root() {
+    let reads = Registry::<Ram>::new().terms();
+    let mut outgoing = Outgoing::new(ram(Geometry::K4));
+    outgoing.preserve("n0", &part(&[ONE])).unwrap();
+    let says = "refused: /n0: found a node that is preserved already, expected a handover of which nothing is written";
+    assert_eq!(outgoing.write_for(&reads).unwrap_err().to_string(), says);
+    outgoing.unpreserve("n0");
+    outgoing.write_for(&reads).unwrap();
+
+    let mut refused = |layouts: &[(&str, u32)]| {
+        let terms = layouts.iter().map(|(newest, oldest)| Term::parse("", newest, *oldest, false).unwrap());
+        outgoing.write_for(&terms.collect()).unwrap_err().to_string()
+    };
+    let older = "version-older: compatible: found kho-v4, expected kho-v5..=v6";
+    assert_eq!(refused(&[("kho-v6", 5), ("radix-v1", 1)]), older);
+    let newer = "version-newer: compatible: found radix-v1, expected radix-v0";
+    assert_eq!(refused(&[("kho-v4", 4), ("radix-v0", 0)]), newer);
+    let unknown = "component-unknown: compatible: found kho-v4, expected a component that this reader knows";
+    assert_eq!(refused(&[]), unknown);
+    // As before it: the reader that was named first.
+    let says = "component-unknown: /n0: found test-one-v1, expected a component that this reader knows";
+    assert_eq!(outgoing.preserve("n0", &part(&[ONE])).unwrap_err().to_string(), says);
 }

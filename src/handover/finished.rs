@@ -70,6 +70,12 @@ impl<M: Home> Finished<M> {
         &self.root.warnings
     }
 
+    /// Whether the program says what it writes.
+    #[cfg(feature = "std")]
+    pub(crate) const fn is_declared(&self) -> bool {
+        self.outgoing.declared.is_some()
+    }
+
     /// The memory.
     #[must_use]
     pub const fn memory(&self) -> &M {

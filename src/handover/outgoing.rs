@@ -1,6 +1,7 @@
 //! The predecessor's half: preserve components, finish, or take it all back.
 
 use alloc::borrow::ToOwned as _;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -10,7 +11,7 @@ use super::linux::{Linux, known_to_linux};
 use super::reader::Reader;
 use super::registry::takes;
 use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
-use crate::compat::{CompatList, CompatVec, Term, Terms};
+use crate::compat::{CompatList, CompatVec, Difference, Term, Terms};
 use crate::manifest::Manifest;
 use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
 use crate::radix::Tree;
@@ -59,7 +60,7 @@ pub struct Outgoing<M: Home> {
     /// Who will read it, where that is known.
     reader: Option<Reader>,
     /// What the program says that it writes.
-    declared: Option<Terms>,
+    pub(super) declared: Option<Terms>,
 }
 
 impl<M: Home> core::fmt::Debug for Outgoing<M> {
@@ -102,6 +103,9 @@ impl<M: Home> Outgoing<M> {
     /// Writes for a reader who takes these terms: from now on every component, and every layout that it uses, is
     /// written in the newest version that both know. Before anything is preserved.
     ///
+    /// A successor that goes back brings what was written: what an older version cannot say, and what was
+    /// [dropped](Outgoing::dropped), does not come back.
+    ///
     /// ```
     /// use kho::compat::{Compat, CompatList, Term};
     /// use kho::handover::{Blob, Home, Outgoing, Preserve, Registry, Scope};
@@ -141,7 +145,8 @@ impl<M: Home> Outgoing<M> {
     /// [`Code::ComponentUnknown`] when the reader does not take the root, or its tree.
     pub fn write_for(&mut self, reads: &Terms) -> Result<(), Fault> {
         if let Some(node) = self.nodes.first() {
-            let fault = Fault::new(Code::Refused).item(node.name.clone()).found("a node that is preserved already");
+            let fault =
+                Fault::new(Code::Refused).item(format!("/{}", node.name)).found("a node that is preserved already");
             return Err(fault.expected("a handover of which nothing is written"));
         }
         self.reader = Some(Reader::new(reads, &self.layouts)?);
@@ -162,13 +167,26 @@ impl<M: Home> Outgoing<M> {
 
     /// Preserves a component as the node `name`: all of it, or on an error nothing.
     ///
-    /// A component that is optional and that the successor of [`Outgoing::write_for`] does not read is left out: see
+    /// A component that is [optional](Preserve::optional) and that the successor of [`Outgoing::write_for`] does not read is left out: see
     /// [`Outgoing::dropped`].
     ///
     /// # Errors
     /// [`Code::FdtName`] for a name that a device tree cannot have, [`Code::FdtDuplicate`] for one that is taken, what a
     /// successor of [`Outgoing::write_for`] has against it, and whatever the component says.
     pub fn preserve<C: Preserve<M> + ?Sized>(&mut self, name: &str, component: &C) -> Result<(), Fault> {
+        self.preserve_as(name, component, component.optional())
+    }
+
+    /// As [`Outgoing::preserve`], and a successor that does not understand the node may leave it, whatever the component
+    /// says of itself.
+    ///
+    /// # Errors
+    /// As [`Outgoing::preserve`].
+    pub fn preserve_optional<C: Preserve<M> + ?Sized>(&mut self, name: &str, component: &C) -> Result<(), Fault> {
+        self.preserve_as(name, component, true)
+    }
+
+    fn preserve_as<C: Preserve<M> + ?Sized>(&mut self, name: &str, component: &C, optional: bool) -> Result<(), Fault> {
         crate::fdt::check_node_name(name)?;
         if self.nodes.iter().any(|node| node.name == name) {
             return Err(Fault::new(Code::FdtDuplicate).item(name.to_owned()).found("a node of that name"));
@@ -177,7 +195,6 @@ impl<M: Home> Outgoing<M> {
             known_to_linux(name, component.compat().owner())?;
         }
         let offers = takes(component.compat(), component.older());
-        let optional = component.optional();
         if let Some(declared) = &self.declared {
             let of_node = |terms: &mut dyn Iterator<Item = Term>| terms.filter(|term| term.name() == name).collect();
             let says: Terms = of_node(&mut declared.iter().cloned());
@@ -191,6 +208,16 @@ impl<M: Home> Outgoing<M> {
                 None => return Ok(()),
             },
         };
+        if let Some(declared) = &self.declared {
+            let layouts = declared.layouts();
+            let judged = made_of.list().uses().iter().map(|entry| entry.judge(&layouts));
+            if let Some(Difference::Older { found, expected } | Difference::Newer { found, expected }) =
+                judged.filter_map(Result::err).find(|one| !matches!(one, Difference::Unknown { .. }))
+            {
+                let fault = Fault::new(Code::ManifestDisagrees).item(format!("/{name}")).found(found);
+                return Err(fault.expected(format_args!("{expected}, as the manifest says")));
+            }
+        }
         let mut scope = Scope {
             memory: &mut self.memory,
             tree: &mut self.tree,

@@ -1,6 +1,7 @@
 //! What a successor reads, while a handover is written for it.
 
 use alloc::borrow::ToOwned as _;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -51,7 +52,7 @@ impl Reader {
             }
             Err(why) => {
                 let first = why.into_iter().next();
-                Err(first.unwrap_or_else(|| Fault::new(crate::report::Code::ComponentUnknown)).item(name.to_owned()))
+                Err(first.unwrap_or_else(|| Fault::new(crate::report::Code::ComponentUnknown)).item(format!("/{name}")))
             }
         }
     }

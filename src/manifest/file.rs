@@ -82,6 +82,19 @@ impl Found {
     }
 }
 
+/// Whether it is a program that is linked dynamically, which no kernel is.
+#[cfg(feature = "serde")]
+pub(crate) fn is_dynamic(file: impl AsFd) -> bool {
+    let file = opened(file.as_fd());
+    let cache = &file;
+    let has_interpreter = |header: &Header| {
+        let endian = header.endian().ok()?;
+        let segments = segments(header, cache).ok()?;
+        Some(segments.iter().any(|segment| segment.p_type(endian) == elf::PT_INTERP))
+    };
+    header(cache).ok().and_then(has_interpreter) == Some(true)
+}
+
 /// A file with a position of its own: the caller's, which a duplicate would share, stays.
 struct Positioned<'f> {
     file: BorrowedFd<'f>,

@@ -184,3 +184,76 @@ fn a_broken_manifest_is_told_with_its_place() {
     let cut = b"\x01\0\0\0\x0c\0\0\0\x01\0\0\0";
     assert_eq!(note(cut), "truncated: entries[0].size at offset 0xc: 0 bytes");
 }
+
+/// An object file: no segments, and one section of that name, which claims so many bytes.
+fn object(name: &str, size: u64, data: &[u8]) -> Vec<u8> {
+    let mut bytes = elf(&[], b"");
+    bytes[16] = 1;
+    bytes[32..40].fill(0);
+    bytes[40..48].copy_from_slice(&64_u64.to_le_bytes());
+    bytes[60] = 3;
+    bytes[62] = 2;
+    let names = format!("\0{name}\0");
+    let data_at = 64 + 3 * 64;
+    let section = |name: u32, kind: u32, at: usize, size: u64| {
+        let mut section = [name.to_le_bytes(), kind.to_le_bytes()].concat();
+        for word in [0, 0, at as u64, size, 0, 4, 0] {
+            section.extend(word.to_le_bytes());
+        }
+        section
+    };
+    bytes.extend([0; 64]);
+    bytes.extend(section(1, 7, data_at, size));
+    bytes.extend(section(0, 3, data_at + data.len(), names.len() as u64));
+    bytes.extend(data);
+    bytes.extend(names.as_bytes());
+    bytes
+}
+
+fn of_whole(name: &str, data: &[u8]) -> Vec<u8> {
+    object(name, data.len() as u64, data)
+}
+
+#[test]
+fn an_object_file_has_it_in_its_section() {
+    assert_eq!(found(&of_whole(".note.kho", NOTE)), Ok(Some(Found::default())));
+    assert_eq!(found(&of_whole(".note.other", NOTE)), Ok(None));
+    let says = r#"magic: note: found "GNU\x00" of type 3, expected "kho\x00" of type 1"#;
+    assert_eq!(refused(&of_whole(".note.kho", OTHER)), says);
+    assert_eq!(refused(&of_whole(".note.kho", b"")), "truncated: note: 0");
+}
+
+#[test]
+fn a_section_beyond_the_limit_or_the_file_is_refused() {
+    for size in [(1 << 20) + 1, 1 << 60, u64::MAX] {
+        let says = format!("too-large: .note.kho: found {size}, expected at most 1048576 bytes");
+        assert_eq!(refused(&object(".note.kho", size, NOTE)), says);
+        let file = file(&object(".liveupdate_versions", size, NOTE));
+        let fault = Found::versions_of_file(&file).unwrap_err();
+        assert_eq!(fault.to_string(), says.replace(".note.kho", ".liveupdate_versions"));
+    }
+    let says = "truncated: ELF: found Invalid ELF section size or offset, expected a whole ELF file";
+    assert_eq!(refused(&object(".note.kho", 1 << 20, NOTE)), says);
+}
+
+#[test]
+fn a_table_of_versions_is_read_as_far_as_it_is_one() {
+    let versions = |data: &[u8]| {
+        let found = Found::versions_of_file(file(&of_whole(".liveupdate_versions", data)));
+        found.map_err(|fault| fault.to_string())
+    };
+    let head = b"PUVL\x01\0\0\0";
+    let field = |text: &[u8]| [text, &[0; 48]].concat()[..48].to_vec();
+    let all = [head.to_vec(), field(b"a-v1"), field(b""), field(b"no version"), field(b"b_v2\0rest")].concat();
+    assert_eq!(versions(&all), Ok(Some(vec!["a-v1".into(), "b_v2".into()])));
+    assert_eq!(versions(&all[..all.len() - 1]), Ok(Some(vec!["a-v1".into()])), "half a field is none");
+    assert_eq!(versions(head), Ok(Some(vec![])));
+    let expected = "expected 0x4c565550 and version 1";
+    let other = versions(b"PUVL\x02\0\0\0");
+    assert_eq!(other, Err(format!(r"magic: .liveupdate_versions: found PUVL\x02\x00\x00\x00, {expected}")));
+    let control = versions(b"\n\x1b");
+    assert_eq!(control, Err(format!(r"magic: .liveupdate_versions: found \n\x1b, {expected}")));
+    // More than are read: those behind are counted as nothing.
+    let many = [head.to_vec(), field(b"a-v1").repeat(2000)].concat();
+    assert_eq!(versions(&many).unwrap().unwrap().len(), 1024);
+}

@@ -45,6 +45,9 @@ use crate::abi;
 use crate::compat::{CompatList, MadeOf, Reads, Term, Terms, is_node_name};
 use crate::report::{Code, Fault};
 
+#[cfg(all(feature = "std", feature = "serde"))]
+pub(crate) use file::is_dynamic;
+
 pub use encode::{Bytes, note, note_size, versions, versions_size};
 #[cfg(feature = "std")]
 pub(crate) use file::Sections;
@@ -213,25 +216,36 @@ impl Manifest {
     /// # Errors
     /// [`Code::ManifestDisagrees`], with the node as item.
     pub(crate) fn check(says: &Terms, does: &Terms) -> Result<(), Fault> {
-        let line = |terms: &Terms, node: &str| {
+        let lines = |terms: &Terms, node: &str| {
             let of_node = terms.iter().filter(|term| term.name() == node);
             let lines = of_node.map(|term| {
-                let required = if term.is_required() { "" } else { ", optional" };
-                format!("{} (from v{}{required})", term.made_of(), term.oldest())
+                // Nobody requires a layout by itself.
+                let optional = if term.is_required() || node.is_empty() { "" } else { ", optional" };
+                format!("{} (from v{}{optional})", term.made_of(), term.oldest())
             });
             let mut lines: Vec<String> = lines.collect();
             lines.sort_unstable();
-            lines.join(" or ")
+            // A layout may be declared that every program has.
+            lines.dedup();
+            lines
         };
         // Nothing is the name of layouts.
         for node in does.names().chain(says.names()).chain([""]) {
-            let (said, done) = (line(says, node), line(does, node));
-            if said != done {
-                let or_nothing = |text: String| if text.is_empty() { String::from("nothing") } else { text };
-                let item = if node.is_empty() { String::from("layouts") } else { format!("/{node}") };
-                let fault = Fault::new(Code::ManifestDisagrees).item(item).found(or_nothing(done));
-                return Err(fault.expected(format_args!("{}, as the manifest says", or_nothing(said))));
+            let (mut said, mut done) = (lines(says, node), lines(does, node));
+            if said == done {
+                continue;
             }
+            let mut item = format!("/{node}");
+            if node.is_empty() {
+                item = "layouts".into();
+                // Of those that every program has nothing needs to be told.
+                let both = said.clone();
+                said.retain(|line| !done.contains(line));
+                done.retain(|line| !both.contains(line));
+            }
+            let or_nothing = |lines: Vec<String>| if lines.is_empty() { "nothing".into() } else { lines.join(" or ") };
+            let fault = Fault::new(Code::ManifestDisagrees).item(item).found(or_nothing(done));
+            return Err(fault.expected(format_args!("{}, as the manifest says", or_nothing(said))));
         }
         Ok(())
     }

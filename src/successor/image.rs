@@ -13,7 +13,7 @@ use super::scan::{self, Scanner};
 use super::unpack::{Packing, unpack};
 use crate::abi::manifest::VERSIONS_SECTION;
 use crate::abi::x86_boot;
-use crate::manifest::{self, Found, section_of_versions};
+use crate::manifest::{self, Found, is_dynamic, section_of_versions};
 use crate::mem::Machine;
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
@@ -111,6 +111,10 @@ impl Profile {
         let file = File::open(&path).map_err(io)?;
         match Found::of_file(&file) {
             Ok(Some(found)) => return Ok(Profile::of_program(found)),
+            Ok(None) if is_dynamic(&file) => {
+                let fault = Fault::new(Code::SuccessorSilent).item("program").found("a program without a manifest");
+                return Err(fault.expected("what kho::manifest! puts into it: nothing else says what it reads"));
+            }
             // What is wrong with the note of a program is told; of what is no whole ELF file, below.
             Err(fault) if fault.at().item.as_deref() != Some("ELF") => return Err(fault),
             _ => {}
@@ -284,7 +288,7 @@ fn innermost(kind: Kind, image: &[u8], scanner: Option<Scanner>, mut profile: Pr
     if !profile.is_kernel() {
         let what = profile.layers.join(", in it ");
         let fault = Fault::new(Code::Magic).item("image").found(format_args!("{what}, without \"Linux version\""));
-        return Err(fault.expected("an image of a kernel"));
+        return Err(fault.expected("an image of a kernel, or a program with a manifest"));
     }
     Ok(profile)
 }

@@ -119,7 +119,7 @@ pub struct Plan {
     pub answer: Answer,
     /// Each component, in the order in which a kernel comes to them.
     pub lines: Vec<Line>,
-    /// Components that a kernel never comes to, because it refuses the root.
+    /// Components that a kernel never comes to, because it refuses the root, or is one of another architecture.
     pub not_reached: u64,
     /// What could not be known, for people.
     pub notes: Vec<String>,
@@ -137,10 +137,13 @@ impl Plan {
         super::scan::imply(&mut successor);
         let successor = &successor;
         let mut lines = broken(carried);
-        lines.extend(machine(carried, successor));
+        // What another architecture handed over, a kernel does not come to.
+        let foreign = machine(carried, successor);
+        let items = if foreign.is_some() { &[] } else { carried.items.as_slice() };
+        let mut not_reached = if foreign.is_some() { carried.len() } else { 0 };
+        lines.extend(foreign);
         lines.extend(page_size(carried, successor));
-        let mut not_reached = 0;
-        for (number, item) in (1_u64..).zip(&carried.items) {
+        for (number, item) in (1_u64..).zip(items) {
             let mut line = Judge { item, successor }.line();
             line.require(required);
             let lost = line.verdict == Verdict::Refused && item.role == Role::Root;
@@ -182,14 +185,20 @@ impl Plan {
 }
 
 impl Line {
-    /// What would be dropped is refused, if it is the node or the component of one of these names.
+    /// Whether it is of the node or the component of that name: `memblock`, `memblock-v1`.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        let owner = self.component.split(", ").next().unwrap_or("");
+        let component = Compat::parse(owner).map_or("", |found| found.name());
+        [self.node.trim_start_matches('/'), component, owner, &self.component].contains(&name)
+    }
+
+    /// What would be dropped is refused, if it is one of these names.
     pub(super) fn require(&mut self, required: &[&str]) {
-        let named = |name: &&str| {
-            let component = Compat::parse(self.component.as_str()).map_or("", |found| found.name());
-            self.node.trim_start_matches('/') == *name || component == *name || self.component == *name
-        };
-        if self.verdict == Verdict::Dropped && required.iter().any(named) {
+        if self.verdict == Verdict::Dropped && required.iter().any(|name| self.is_named(name)) {
             self.verdict = Verdict::Refused;
+            self.why.push_str("; and it is required");
+            self.advice = "choose a successor that reads it, or do without";
         }
     }
 }

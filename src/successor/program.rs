@@ -7,7 +7,7 @@ use super::profile::By;
 use crate::compat::{Compat, CompatVec, Outcome, Reads, Terms, made_of, negotiate};
 use crate::handover::{self, Forecast, GivenNode};
 use crate::manifest::Found;
-use crate::report::Fault;
+use crate::report::{Code, Fault};
 
 /// The words are those that the program itself would use: see [`Forecast`].
 pub(super) fn plan(carried: &Carried, program: &Found, required: &[&str]) -> Plan {
@@ -39,7 +39,7 @@ pub(super) fn plan(carried: &Carried, program: &Found, required: &[&str]) -> Pla
                 lines.push(
                     match of_blob.filter(|_| verdict == Verdict::Untold).and_then(|text| Compat::parse(text).ok()) {
                         Some(found) => of_blob_of(reads, &told.node, found),
-                        None => of_node(reads, &told.node, &told.compatible.join(", "), verdict, &told.why),
+                        None => of_node(reads, &told.node, &told.compatible.join(", "), verdict, &told.why, false),
                     },
                 );
             }
@@ -49,9 +49,9 @@ pub(super) fn plan(carried: &Carried, program: &Found, required: &[&str]) -> Pla
             let forecast = Forecast::new(reads, &root, core::iter::empty());
             lines.extend(forecast.nodes.first().map(|told| {
                 let verdict = if told.why.is_empty() { Verdict::Fine } else { Verdict::Refused };
-                of_node(reads, &told.node, &told.compatible.join(", "), verdict, &told.why)
+                of_node(reads, &told.node, &told.compatible.join(", "), verdict, &told.why, false)
             }));
-            notes.push("each node is told in the version that would be written for this successor".into());
+            notes.push("versions are those that would be written for this successor".into());
             for agreed in negotiate(writes, reads).nodes {
                 let newest = writes.iter().find(|term| term.name() == agreed.node).map_or("", |term| term.made_of());
                 let (verdict, component, why) = match agreed.outcome {
@@ -60,7 +60,7 @@ pub(super) fn plan(carried: &Carried, program: &Found, required: &[&str]) -> Pla
                     Outcome::Refuse(why) => (Verdict::Refused, newest.into(), why),
                 };
                 let node = format!("/{}", agreed.node);
-                lines.push(of_node(reads, &node, &component.replace(';', ", "), verdict, &why));
+                lines.push(of_node(reads, &node, &component.replace(';', ", "), verdict, &why, true));
             }
         }
     }
@@ -73,12 +73,13 @@ fn of_blob_of(reads: &Terms, path: &str, found: Compat<'_>) -> Line {
     let lists = reads.lists(path.trim_start_matches('/'));
     let ranges: Vec<Reads<'_>> = lists.iter().map(|list| made_of(list).owner()).collect();
     match found.judge(&ranges) {
-        Ok(()) => of_node(reads, path, &found.to_string(), Verdict::Fine, &[]),
-        Err(difference) => of_node(reads, path, &found.to_string(), Verdict::Refused, &[difference.into()]),
+        Ok(()) => of_node(reads, path, &found.to_string(), Verdict::Fine, &[], false),
+        Err(difference) => of_node(reads, path, &found.to_string(), Verdict::Refused, &[difference.into()], false),
     }
 }
 
-fn of_node(reads: &Terms, path: &str, component: &str, verdict: Verdict, why: &[Fault]) -> Line {
+/// `is_best`: no other version can be written.
+fn of_node(reads: &Terms, path: &str, component: &str, verdict: Verdict, why: &[Fault], is_best: bool) -> Line {
     let name = path.trim_start_matches('/');
     let of_root = |owner: &str| matches!(owner, "kho" | "radix");
     let ranges = reads.of(name).filter_map(|term| {
@@ -92,7 +93,12 @@ fn of_node(reads: &Terms, path: &str, component: &str, verdict: Verdict, why: &[
         Verdict::Untold => Consequence::Unforeseen,
     };
     let texts: Vec<String> = why.iter().map(ToString::to_string).collect();
-    let told = line(path, component, verdict, why.first(), consequence);
+    let mut told = line(path, component, verdict, why.first(), consequence);
+    if told.code == Some(Code::ComponentMissing) {
+        told.advice = "hand it over, or choose a program that does without";
+    } else if verdict == Verdict::Refused && is_best {
+        told.advice = "choose a program that reads a version that this one writes";
+    }
     Line { reads: ranges.collect(), by: Some(By::Manifest), why: texts.join("; "), ..told }
 }
 

@@ -20,7 +20,7 @@ use super::{Cargo, socket, sys};
 use crate::handover::Forecast;
 use crate::manifest::Found;
 use crate::num::u64_of;
-use crate::report::Fault;
+use crate::report::{Class, Fault};
 
 /// The environment variable that tells a successor of its parcel: `<fd>:<pid>:<nonce>:v<version>`, numbers in decimal,
 /// the nonce as 16 hexadecimal digits. It is good for one process and one arrival, and worthless otherwise.
@@ -69,7 +69,7 @@ pub enum ExecError {
     /// The program says that it would refuse the handover: see [`Program::manifest`].
     #[error("the program would refuse the handover:\n{0}")]
     Refused(Forecast),
-    /// The program says nothing of what it reads, and [`Program::only_if_told`] asks for it.
+    /// The program says nothing of what it reads: see [`Program::only_if_told`] and [`Program::even_if_untold`].
     #[error("the program does not say what it reads: {why}")]
     Untold {
         /// Why it does not.
@@ -174,6 +174,8 @@ pub(super) enum Ask {
     Nothing,
     /// Whether it would refuse.
     Refusal,
+    /// Whether it would accept, of whoever has a manifest himself; else whether it would refuse.
+    AsWeSay,
     /// Whether it would accept.
     Consent,
 }
@@ -204,33 +206,56 @@ impl Program {
     }
 
     pub(super) fn from_parts(file: OwnedFd, argv: Vec<OsString>) -> Result<Program, ExecError> {
-        let program = Program { file, ask: Ask::Refusal, argv, env: BTreeMap::new() };
+        let program = Program { file, ask: Ask::AsWeSay, argv, env: BTreeMap::new() };
         program.check()?;
         Ok(program)
     }
 
     /// What the program says that it reads and writes, from its file; none when it says nothing.
     ///
-    /// [`Outgoing::write_for`](crate::handover::Outgoing::write_for) writes what it reads, and
+    /// [`Outgoing::write_for_program`](crate::handover::Outgoing::write_for_program) writes what it reads, and
     /// [`Finished::exec`](crate::handover::Finished::exec) stays where it would refuse.
     ///
     /// # Errors
-    /// As [`Found::of_file`].
+    /// As [`Found::of_file`]: also a manifest from the future is one.
     pub fn manifest(&self) -> Result<Option<Found>, Fault> {
         Found::of_file(&self.file)
     }
 
+    /// What it says, or why it says nothing that can be understood here: it has no manifest, or one from the future. What
+    /// cannot be started is for the kernel to tell.
+    ///
+    /// # Errors
+    /// When its manifest is broken.
+    pub(super) fn says(&self) -> Result<Result<Found, String>, Fault> {
+        match self.manifest() {
+            Ok(Some(found)) => Ok(Ok(found)),
+            Ok(None) => Ok(Err("it has no manifest".into())),
+            Err(fault) if fault.code().class() == Class::Mismatch || fault.at().item.as_deref() == Some("ELF") => {
+                Ok(Err(fault.to_string()))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Leaves for this program without asking whether it would refuse: what it does then is for it to say.
     #[must_use]
-    pub fn unasked(self) -> Self {
+    pub fn without_asking(self) -> Self {
         Program { ask: Ask::Nothing, ..self }
     }
 
-    /// Leaves for this program only if it says what it reads, and that is what it gets. Else a program without a
-    /// manifest, or with one from the future, is left for: its own plan refuses what it does not understand.
+    /// Leaves for this program only if it says what it reads, and that is what it gets. That is the default of a program
+    /// that has a manifest itself ([`Outgoing::of`](crate::handover::Outgoing::of)).
     #[must_use]
     pub fn only_if_told(self) -> Self {
         Program { ask: Ask::Consent, ..self }
+    }
+
+    /// Leaves for this program also if it has no manifest, or one from the future. Its own plan refuses then what it does
+    /// not understand, if it uses this library at all: any other program takes the process and its state with it.
+    #[must_use]
+    pub fn even_if_untold(self) -> Self {
+        Program { ask: Ask::Refusal, ..self }
     }
 
     /// Sets the name of the program, `argv[0]`.

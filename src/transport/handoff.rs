@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use alloc::boxed::Box;
-use alloc::string::{String, ToString as _};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use rustix::io::FdFlags;
@@ -11,9 +11,9 @@ use rustix::io::FdFlags;
 use super::exec::Ask;
 use super::{Bundle, Cargo, ExecError, Parcel, Program, Ticket, arrive};
 use crate::files::{Beside as _, Files};
-use crate::handover::{Finished, Incoming, Unfinished, Verdict};
+use crate::handover::{Finished, Incoming, Outgoing, Unfinished, Verdict};
 use crate::mem::{Arena, PhysAddr};
-use crate::report::{Class, Code, Fault};
+use crate::report::{Code, Fault};
 
 /// The program was not replaced: why, and the handover as it was.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,8 @@ impl Finished<Bundle> {
     /// that refuses can come back.
     ///
     /// The program is asked first, by what its file says ([`Program::manifest`]): this process stays when it would refuse
-    /// ([`ExecError::Refused`]). [`Program::only_if_told`] and [`Program::unasked`] ask for more, or nothing.
+    /// ([`ExecError::Refused`]), and if it has a manifest itself also when it cannot be told ([`ExecError::Untold`]). See
+    /// [`Program::only_if_told`], [`Program::even_if_untold`] and [`Program::without_asking`].
     ///
     /// All other threads end, without unwinding; destructors do not run.
     ///
@@ -57,25 +58,34 @@ impl Finished<Bundle> {
     }
 
     fn ask(&self, program: &Program) -> Result<(), ExecError> {
-        let untold = |why: &str| match program.ask {
-            Ask::Consent => Err(ExecError::Untold { why: why.into() }),
-            _ => Ok(()),
+        let must_say = match program.ask {
+            Ask::Nothing => return Ok(()),
+            Ask::Refusal => false,
+            Ask::AsWeSay => self.is_declared(),
+            Ask::Consent => true,
         };
-        if program.ask == Ask::Nothing {
-            return Ok(());
-        }
-        match program.manifest() {
-            Ok(None) => untold("it has no manifest"),
-            Ok(Some(found)) => {
+        match program.says().map_err(ExecError::Manifest)? {
+            Ok(found) => {
                 let forecast = self.forecast(&found.reads);
                 let forecast = forecast.map_err(|fault| ExecError::io("root FDT", std::io::Error::other(fault)))?;
                 if forecast.verdict() == Verdict::Refused { Err(ExecError::Refused(forecast)) } else { Ok(()) }
             }
-            // A successor from the future says at its own door what it does not take.
-            Err(fault) if fault.code().class() == Class::Mismatch => untold(&fault.to_string()),
-            // What cannot be started says so itself.
-            Err(fault) if fault.at().item.as_deref() == Some("ELF") => untold(&fault.to_string()),
-            Err(fault) => Err(ExecError::Manifest(fault)),
+            Err(why) if must_say => Err(ExecError::Untold { why }),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Outgoing<Bundle> {
+    /// Writes what the program reads, as its manifest says it: [`Outgoing::write_for`]. Whether it says anything: without
+    /// a manifest, or with one from the future, the newest versions are written.
+    ///
+    /// # Errors
+    /// As [`Outgoing::write_for`] and, when its manifest is broken, [`Found::of_file`](crate::manifest::Found::of_file).
+    pub fn write_for_program(&mut self, program: &Program) -> Result<bool, Fault> {
+        match program.says()? {
+            Ok(found) => self.write_for(&found.reads).map(|()| true),
+            Err(_) => Ok(false),
         }
     }
 }

@@ -3,7 +3,7 @@
 use kho::abi::vmalloc::Descriptor;
 use kho::block::BlockSet;
 use kho::compat::CompatList;
-use kho::handover::{Blob, Check, Home, Node, Preserve, Scope};
+use kho::handover::{Blob, Check, Component, Home, Node, Preserve, Scope};
 use kho::mem::{Memory, Order};
 use kho::report::{Code, Fault};
 use zerocopy::little_endian::{U32, U64};
@@ -77,17 +77,22 @@ impl<M: Home> Preserve<M> for Writes<'_> {
 }
 
 /// Reads the node in each of these versions.
-pub struct Reads(pub &'static [CompatList<'static>]);
+pub struct Reads {
+    /// The newest first.
+    pub versions: &'static [CompatList<'static>],
+    /// Whether what was found fine cannot be restored.
+    pub fails: bool,
+}
 
 impl<M: Memory> Check<M> for Reads {
     type Checked = Counter;
 
     fn compat(&self) -> CompatList<'static> {
-        self.0[0]
+        self.versions[0]
     }
 
     fn older(&self) -> &'static [CompatList<'static>] {
-        &self.0[1..]
+        &self.versions[1..]
     }
 
     fn check(&self, node: &mut Node<'_, M>) -> Result<Counter, Fault> {
@@ -108,5 +113,18 @@ impl<M: Memory> Check<M> for Reads {
             }
         };
         Ok(Counter { total, history: records.into_iter().map(|number: U64| number.get()).collect() })
+    }
+}
+
+impl<M: Memory> Component<M> for Reads {
+    type Prepared = Counter;
+    type Restored = Counter;
+
+    fn prepare(&self, counter: Counter, _: &mut M) -> Result<Counter, Fault> {
+        if self.fails { Err(Fault::new(Code::Refused).found("told to")) } else { Ok(counter) }
+    }
+
+    fn commit(&self, counter: Counter, _: &mut M) -> Counter {
+        counter
     }
 }

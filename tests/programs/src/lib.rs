@@ -9,8 +9,8 @@
 //! log                 a memfd that travels by descriptor: who added what
 //! version             which program this is
 //! forecast PATH       what that program would say to this one's handover as it is
-//! upgrade PATH [HOW]  hands over; HOW is as-is (nothing is written for the successor), unasked (nor is it asked) or
-//!                     only-if-told
+//! upgrade PATH [HOW]  hands over; HOW is as-is (nothing is written for the successor), without-asking (nor is it asked),
+//!                     only-if-told, even-if-untold, or fails (the successor accepts, and then goes back)
 //! quit
 //! ```
 
@@ -53,6 +53,9 @@ struct State {
     hints: String,
     log: File,
 }
+
+/// In the environment of a successor that is to fail.
+const FAILS: &str = "COUNTER_FAILS";
 
 /// Token of the log.
 const LOG: u64 = 1;
@@ -169,8 +172,8 @@ fn finished(version: &Version, state: &State, program: Option<&Program>) -> Anyt
         Some(manifest) => Outgoing::of(bundle, manifest),
         None => Outgoing::new(bundle),
     };
-    if let Some(found) = program.map(Program::manifest).transpose()?.flatten() {
-        outgoing.write_for(&found.reads)?;
+    if let Some(program) = program {
+        outgoing.write_for_program(program)?;
     }
     outgoing.preserve_file(LOG, state.log.try_clone()?.into())?;
     outgoing.preserve("counter", &counter::Writes(version.counter, &state.counter))?;
@@ -199,9 +202,17 @@ fn upgrade(version: &Version, state: &State, path: &str, how: &str) -> Anything<
     let mut program = Program::open(path)?;
     let write_for = match how {
         "as-is" => None,
-        "unasked" => {
-            program = program.unasked();
+        "without-asking" => {
+            program = program.without_asking();
             None
+        }
+        "fails" => {
+            program = program.env(FAILS, "1");
+            Some(&program)
+        }
+        "even-if-untold" => {
+            program = program.even_if_untold();
+            Some(&program)
         }
         "only-if-told" => {
             program = program.only_if_told();
@@ -225,18 +236,22 @@ fn take_over(version: &Version, arrival: Arrival) -> Anything<State> {
         Some(manifest) => Registry::of(manifest),
         None => Registry::new(),
     };
-    let counter = registry.read("counter", counter::Reads(version.counter));
+    // The way back keeps the environment.
+    let fails = std::env::var_os(FAILS).is_some() && reason.is_none();
+    let counter = registry.add("counter", counter::Reads { versions: version.counter, fails });
     let files = registry.add("files", FilesNode);
     let hints = version.hints.map(|made_of| registry.read_optional("hints", BytesNode { made_of, limit: 4096 }));
     let plan = incoming.plan(&registry);
     let findings = plan.findings().clone();
-    let mut restored = match plan.accept() {
-        Ok(accepted) => accepted.restore()?,
-        Err(refused) => match back {
-            Some(back) => return Err(back.go(refused.incoming, &findings.to_string()).0.into()),
-            None => return Err(refused.into()),
-        },
+    let go_back = |incoming, why: String| match &back {
+        Some(back) => back.go(incoming, &why).0.to_string(),
+        None => why,
     };
+    let accepted = plan.accept().map_err(|refused| go_back(refused.incoming, refused.findings.to_string()))?;
+    let mut restored = accepted.restore().map_err(|failed| {
+        let why = failed.to_string();
+        go_back(failed.incoming, why)
+    })?;
     let counter = restored.take(&counter).ok_or("no counter")?;
     let hints = hints.and_then(|hints| restored.take(&hints)).unwrap_or_default();
     let mut files = restored.take(&files).ok_or("no files")?;

@@ -1,7 +1,9 @@
 //! Upgrades and downgrades between real programs of three versions, and what each of them says.
 
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 const V1: &str = env!("CARGO_BIN_EXE_counter-v1");
@@ -132,7 +134,7 @@ fn a_successor_that_reads_no_version_of_ours_is_refused_before_leaving() {
     service.ask("add 7");
     for how in ["", "only-if-told"] {
         let said = service.upgrade(V3, how);
-        assert_eq!(said, "stayed: version-older: counter: found test-counter-v1, expected test-counter-v3");
+        assert_eq!(said, "stayed: version-older: /counter: found test-counter-v1, expected test-counter-v3");
         service.serves(V1, 7, "7");
     }
     // Who does not write for it is stopped by the question.
@@ -159,12 +161,30 @@ fn the_plan_at_the_door_says_what_the_forecast_said_and_the_predecessor_comes_ba
     let stayed = "leaving with test-counter-v2;block-v1\nstayed: the program would refuse the handover:";
     assert_eq!(service.upgrade(V3, "as-is"), format!("{stayed}\n{V2_AT_V3}"));
     let back = "leaving with test-counter-v2;block-v1\ncounter-v2 took over\nback, because the successor said:";
-    assert_eq!(service.upgrade(V3, "unasked"), format!("{back}\n{V2_AT_V3}"));
+    assert_eq!(service.upgrade(V3, "without-asking"), format!("{back}\n{V2_AT_V3}"));
     service.serves(V2, 34, "30 4");
     assert_eq!((service.ask("hints"), service.ask("add 1")), ("turn left".into(), "35".into()));
-    // The way back leads on.
+    // As often as it is tried; and the way back leads on.
+    assert_eq!(service.upgrade(V3, "without-asking"), format!("{back}\n{V2_AT_V3}"));
     assert_eq!(service.upgrade(V2, ""), "leaving with test-counter-v2;block-v1\ncounter-v2 took over");
     service.serves(V2, 35, "30 4 1");
+}
+
+/// What comes back is what was written: for an older successor that is less than there was.
+#[test]
+fn a_successor_that_cannot_restore_goes_back_too() {
+    let mut service = Service::start(V2);
+    service.ask("add 30");
+    service.ask("add 4");
+    service.ask("hint turn left");
+    let back = "counter-v2 took over\nback, because the successor said:\n/counter: refused: told to";
+    assert_eq!(service.upgrade(V2, "fails"), format!("leaving with test-counter-v2;block-v1\n{back}"));
+    service.serves(V2, 34, "30 4");
+    assert_eq!(service.ask("hints"), "turn left");
+    let said = service.upgrade(V1, "fails");
+    assert!(said.starts_with("leaving with test-counter-v1, without hints (") && said.ends_with(back), "{said}");
+    service.serves(V2, 34, "");
+    assert_eq!(service.ask("hints"), "");
 }
 
 /// For every pair of programs.
@@ -176,7 +196,7 @@ fn every_forecast_is_what_the_door_says() {
             service.ask("add 1");
             let forecast = service.ask(&format!("forecast {to}"));
             let (verdict, foretold) = forecast.split_once(":\n").unwrap();
-            let said = service.upgrade(to, "unasked");
+            let said = service.upgrade(to, "without-asking");
             let mut lines = said.lines().skip(2);
             if verdict == "refused" {
                 assert_eq!(lines.next(), Some("back, because the successor said:"));
@@ -191,22 +211,27 @@ fn every_forecast_is_what_the_door_says() {
 #[test]
 fn a_newer_version_than_the_successor_reads_is_told_as_newer() {
     let mut service = Service::start(V3);
-    let said = "stayed: version-newer: counter: found test-counter-v3, expected test-counter-v1..=v2";
+    let said = "stayed: version-newer: /counter: found test-counter-v3, expected test-counter-v1..=v2";
     assert_eq!(service.upgrade(V2, ""), said.replace("v1..=v2", "v2"));
     assert_eq!(service.ask("get"), "0");
 }
 
 #[test]
-fn a_program_that_does_not_say_is_left_for_unless_only_told_ones_are() {
+fn who_says_what_it_writes_leaves_for_who_says_what_it_reads() {
     let mut service = Service::start(V2);
     service.ask("add 6");
     let left = "leaving with test-counter-v2;block-v1";
-    let said = service.upgrade(UNTOLD, "only-if-told");
-    assert_eq!(said, format!("{left}\nstayed: the program does not say what it reads: it has no manifest"));
-    service.serves(V2, 6, "6");
+    // Any other program would take the state with it.
+    for (program, how) in [(UNTOLD, ""), (UNTOLD, "as-is"), (UNTOLD, "only-if-told"), ("/bin/true", "")] {
+        let said = service.upgrade(program, how);
+        assert_eq!(said, format!("{left}\nstayed: the program does not say what it reads: it has no manifest"));
+        service.serves(V2, 6, "6");
+    }
     assert_eq!(service.ask(&format!("forecast {UNTOLD}")), "it does not say");
-    assert_eq!(service.upgrade(UNTOLD, ""), format!("{left}\ncounter-untold took over"));
+    assert_eq!(service.upgrade(UNTOLD, "even-if-untold"), format!("{left}\ncounter-untold took over"));
     service.serves(UNTOLD, 6, "6");
+    // Who says nothing himself asks only whether he would be refused.
+    assert_eq!(service.upgrade(UNTOLD, ""), format!("{left}\ncounter-untold took over"));
     assert_eq!(service.upgrade(V2, "only-if-told"), format!("{left}\ncounter-v2 took over"));
 }
 
@@ -232,4 +257,46 @@ fn commands_behind_an_upgrade_are_the_successors() {
     let answers: Vec<String> = (0..7).map(|_| service.answer()).collect();
     assert_eq!(answers[2..4], ["5", "counter-v2"]);
     assert_eq!(answers[5..], ["counter-v1", "5"]);
+}
+
+/// A copy of the second version whose note says something else: four bytes at that offset of its description.
+fn altered(folder: &Path, at: usize, bytes: [u8; 4]) -> String {
+    let mut image = std::fs::read(V2).unwrap();
+    let note = b"\x01\0\0\0kho\0\x01\0\0\0\x0c\0\0\0";
+    let found: Vec<usize> = (0..image.len() - note.len()).filter(|at| image[*at..].starts_with(note)).collect();
+    assert_eq!(found.len(), 1, "the note stands once");
+    let at = found[0] + 8 + at;
+    image[at..at + 4].copy_from_slice(&bytes);
+    let path = folder.join(format!("altered-{at:x}"));
+    std::fs::write(&path, image).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().into()
+}
+
+#[test]
+fn a_manifest_from_the_future_is_as_none_and_a_broken_one_keeps_the_predecessor() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Service::start(V2);
+    service.ask("add 9");
+    let left = "leaving with test-counter-v2;block-v1";
+    let newer = altered(folder.path(), 0, 2_u32.to_le_bytes());
+    let why = "version-newer: version: found kho-manifest-v2, expected kho-manifest-v1";
+    let said = service.upgrade(&newer, "only-if-told");
+    assert_eq!(said, format!("{left}\nstayed: the program does not say what it reads: {why}"));
+    service.serves(V2, 9, "9");
+    assert_eq!(service.upgrade(&newer, "even-if-untold"), format!("{left}\ncounter-v2 took over"));
+    assert_eq!((service.runs(), service.ask("get")), (PathBuf::from(newer), "9".into()));
+
+    let mut service = Service::start(V2);
+    let broken = altered(folder.path(), 8, 4000_u32.to_le_bytes());
+    let why = "truncated: entries[8].size at offset 0x118: 0 bytes";
+    for how in ["as-is", "only-if-told", ""] {
+        let said = service.upgrade(&broken, how);
+        assert!(said.ends_with(why) && said.contains("stayed: "), "{said}");
+    }
+    let said = format!("{left}\nstayed: the program's manifest cannot be read: {why}");
+    assert_eq!(service.upgrade(&broken, "as-is"), said);
+    service.serves(V2, 0, "");
+    // Who does not ask, does not read it.
+    assert_eq!(service.upgrade(&broken, "without-asking"), format!("{left}\ncounter-v2 took over"));
 }
