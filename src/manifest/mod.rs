@@ -47,11 +47,9 @@ use crate::compat::{CompatList, MadeOf, Reads, Term, Terms, is_node_name};
 use crate::report::{Code, Fault};
 
 #[cfg(all(feature = "std", feature = "serde"))]
-pub(crate) use file::is_dynamic;
+pub(crate) use file::{Sections, is_dynamic};
 
 pub use encode::{Bytes, note, note_size, versions, versions_size};
-#[cfg(feature = "std")]
-pub(crate) use file::Sections;
 pub use parse::{Found, section_of_versions, table};
 
 /// So many bytes a note has at most.

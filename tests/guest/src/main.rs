@@ -115,17 +115,17 @@ fn first_live() -> Fails {
         "pages that no node owns",
     ];
     const RUNNING: [&str; 6] = [
-        "kho-v4             reads kho-v4 (exported by the running kernel)",
-        "luo-v5             reads luo-v5 (exported by the running kernel)",
-        "memblock-v1        reads memblock-v1 (exported by the running kernel)",
-        "kho-test-v1        reads kho-test-v1 (exported by the running kernel)",
-        "kexec-metadata-v1  reads kexec-metadata-v1 (exported by the running kernel)",
+        "kho-v4 reads kho-v4 (exported by the running kernel)",
+        "luo-v5 reads luo-v5 (exported by the running kernel)",
+        "memblock-v1 reads memblock-v1 (exported by the running kernel)",
+        "kho-test-v1 reads kho-test-v1 (exported by the running kernel)",
+        "kexec-metadata-v1 reads kexec-metadata-v1 (exported by the running kernel)",
         "/proc/kcore against running: go",
     ];
     const PLANNED: [&str; 5] = [
-        "kho-v4             reads kho-v4",
-        "luo-v5             reads luo-v5",
-        "memblock-v1        reads memblock-v1",
+        "kho-v4 reads kho-v4",
+        "luo-v5 reads luo-v5",
+        "memblock-v1 reads memblock-v1",
         "a machine that runs shows no session",
         "/proc/kcore against /kernel: go",
     ];
