@@ -187,6 +187,9 @@ const NODES: &[(&str, &str, Verdict, &[&str])] = &[
     ("-", "optional my-v1", Fine, &[]),
     ("-", "-", Fine, &[]),
     ("optional my-v1", "my-v1", Fine, &[]),
+    // A tree of its own is the node's matter, not the root's.
+    ("optional my-v1;radix-v2", "optional my-v1;radix-v1", Dropped, &["component-dropped"]),
+    ("my-v1;radix-v2", "my-v1;radix-v1", Refused, &["version-newer"]),
 ];
 
 #[test]

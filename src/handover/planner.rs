@@ -386,13 +386,14 @@ pub(super) fn match_root(value: &[u8], layouts: &[Reads<'_>]) -> Result<(), Faul
 }
 
 /// Holds what the root says of its tree against what is read here; what nodes use is their matter. A root that does not
-/// say it has the tree of its time.
+/// say it has the tree of its time. Nodes may use other trees of their own, whose versions stand in the root's list too:
+/// one that is read is enough, as of the root itself.
 pub(super) fn match_parts(value: &[u8], layouts: &[Reads<'_>]) -> Result<(), Fault> {
     let tree = abi::radix::COMPAT.name();
     let list = value.split(|&byte| byte == 0).filter_map(|text| Compat::parse(text).ok());
-    let mut judged =
-        list.filter(|compat| compat.name() == tree).map(|compat| compat.judge(layouts).map_err(Fault::from));
-    judged.try_for_each(|judged| judged)
+    let judged: Vec<Result<(), Fault>> =
+        list.filter(|compat| compat.name() == tree).map(|compat| compat.judge(layouts).map_err(Fault::from)).collect();
+    if judged.iter().any(Result::is_ok) { Ok(()) } else { judged.into_iter().collect() }
 }
 
 /// Reads what a node says of itself.
