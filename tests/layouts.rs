@@ -333,7 +333,7 @@ fn a_layout_that_the_manifest_does_not_name_is_neither_read_nor_written() {
     outgoing.write_for(&registry.terms()).unwrap();
     let frames = [outgoing.alloc(Order::ZERO).unwrap()];
     let fault = outgoing.preserve("array", &Array { made_of: ARRAY, frames: &frames, bytes: 1 }).unwrap_err();
-    let says = "manifest-disagrees: array: found vmalloc-v2, expected vmalloc-v1, as the manifest says";
+    let says = "manifest-disagrees: /array: found vmalloc-v2, expected vmalloc-v1, as the manifest says";
     assert_eq!(fault.to_string(), says);
     let empty = Outgoing::new(Bundle::new(1 << 20).unwrap()).finish().unwrap();
     let (bundle, root) = empty.into_parts();
