@@ -27,7 +27,8 @@ pub struct Foretold {
 }
 
 /// What a successor would say of versions: the same verdicts, codes and words as its [`Plan`](super::Plan), from what it
-/// says that it reads, and before anything is left. Of what is in the data it says nothing: that is the plan's.
+/// says that it reads, and before anything is left. Of what is in the data it says nothing: that is the plan's. Behind a
+/// root that is refused the plan looks at nothing; here the nodes are told all the same.
 ///
 /// Printed, it is what is not fine, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -167,8 +167,8 @@ impl<M: Home> Outgoing<M> {
 
     /// Preserves a component as the node `name`: all of it, or on an error nothing.
     ///
-    /// A component that is [optional](Preserve::optional) and that the successor of [`Outgoing::write_for`] does not read is left out: see
-    /// [`Outgoing::dropped`].
+    /// A component that is [optional](Preserve::optional) and that the successor of [`Outgoing::write_for`] does not read
+    /// is left out: see [`Outgoing::dropped`].
     ///
     /// # Errors
     /// [`Code::FdtName`] for a name that a device tree cannot have, [`Code::FdtDuplicate`] for one that is taken, what a
@@ -179,6 +179,22 @@ impl<M: Home> Outgoing<M> {
 
     /// As [`Outgoing::preserve`], and a successor that does not understand the node may leave it, whatever the component
     /// says of itself.
+    ///
+    /// ```
+    /// use kho::handover::{Incoming, Outgoing, Registry, Verdict};
+    /// use kho::payload::Bytes;
+    /// # use kho::compat::{Compat, CompatList};
+    /// # use kho::mem::{Geometry, PageRange, Pfn, Ram};
+    /// # const HINTS: CompatList<'static> = CompatList::new(Compat::new("my-hints", 1), &[]);
+    /// # let ram = Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+    ///
+    /// let mut outgoing = Outgoing::new(ram);
+    /// outgoing.preserve_optional("hints", &Bytes { made_of: HINTS, bytes: b"the door is open" })?;
+    /// let (memory, root) = outgoing.finish()?.into_parts();
+    /// let plan = Incoming::new(memory, root.start()).plan(&Registry::new());
+    /// assert_eq!((plan.nodes()[0].verdict, plan.verdict()), (Verdict::Dropped, Verdict::Fine));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Outgoing::preserve`].

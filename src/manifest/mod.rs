@@ -276,7 +276,7 @@ macro_rules! manifest {
     ($(#[$meta:meta])* $vis:vis static $name:ident = [$($entry:expr),* $(,)?];) => {
         $(#[$meta])*
         $vis static $name: $crate::manifest::Manifest = {
-            #[allow(unused_imports)]
+            #[allow(unused_imports, reason = "no manifest needs all of them")]
             use $crate::manifest::{both, layout, reads, writes};
             const ENTRIES: &[$crate::manifest::Entry] = &[$($entry),*];
 
