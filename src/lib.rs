@@ -127,10 +127,12 @@ pub mod memblock;
 pub mod memfd;
 pub mod metadata;
 mod num;
+mod out;
 pub mod payload;
 pub mod radix;
 pub mod report;
 pub mod selftest;
+pub mod state;
 #[cfg(all(feature = "std", feature = "serde"))]
 pub mod successor;
 #[cfg(test)]

@@ -20,6 +20,11 @@ pub(crate) const fn low_u16(n: usize) -> u16 {
 }
 
 /// As [`low_u16`].
+pub(crate) const fn low_u8(n: usize) -> u8 {
+    n as u8
+}
+
+/// As [`low_u16`].
 pub(crate) const fn low_u32(n: usize) -> u32 {
     n as u32
 }
@@ -27,4 +32,14 @@ pub(crate) const fn low_u32(n: usize) -> u32 {
 /// A small count as an index.
 pub(crate) const fn index_of(n: u32) -> usize {
     n as usize
+}
+
+/// The bits of a number, however they are read.
+pub(crate) const fn bits_of(n: i64) -> u64 {
+    n as u64
+}
+
+/// As [`bits_of`].
+pub(crate) const fn signed_of(n: u64) -> i64 {
+    n as i64
 }

@@ -25,6 +25,7 @@ pub mod memblock;
 pub mod memfd;
 pub mod payload;
 pub mod radix;
+pub mod state;
 pub mod vmalloc;
 pub mod x86_boot;
 
@@ -57,6 +58,11 @@ pub const LAYOUTS: &[&Layout] = &[
     memfd::Folio::LAYOUT,
     payload::Records::LAYOUT,
     payload::Array::LAYOUT,
+    state::Blob::LAYOUT,
+    state::Header::LAYOUT,
+    state::Use::LAYOUT,
+    state::Instance::LAYOUT,
+    state::Resource::LAYOUT,
     vmalloc::Descriptor::LAYOUT,
     vmalloc::ChunkHeader::LAYOUT,
     x86_boot::E820Entry::LAYOUT,

@@ -7,6 +7,7 @@ use crate::abi::manifest::{
 };
 use crate::compat::{Compat, CompatList, MadeOf, Reads, Terms};
 use crate::num::{low_u16, low_u32, u64_of};
+use crate::out::Out;
 
 /// Bytes of a section, aligned as notes are.
 #[derive(Clone, Copy, Debug)]
@@ -26,40 +27,7 @@ const ENTRY: usize = size_of::<abi::manifest::Entry>();
 /// Header and name of the note.
 const NOTE: usize = size_of::<abi::manifest::NoteHeader>() + NAME.len();
 
-/// Counts bytes, and writes them where there is room.
-struct Out<'a> {
-    rest: &'a mut [u8],
-    len: usize,
-}
-
 impl<'a> Out<'a> {
-    const fn byte(self, byte: u8) -> Out<'a> {
-        let len = self.len.saturating_add(1);
-        match self.rest {
-            [here, rest @ ..] => {
-                *here = byte;
-                Out { rest, len }
-            }
-            [] => Out { rest: &mut [], len },
-        }
-    }
-
-    const fn bytes(mut self, mut bytes: &[u8]) -> Out<'a> {
-        while let [byte, rest @ ..] = bytes {
-            self = self.byte(*byte);
-            bytes = rest;
-        }
-        self
-    }
-
-    const fn u16(self, number: u16) -> Out<'a> {
-        self.bytes(&number.to_le_bytes())
-    }
-
-    const fn u32(self, number: u32) -> Out<'a> {
-        self.bytes(&number.to_le_bytes())
-    }
-
     const fn compat(mut self, compat: Compat<'_>) -> Out<'a> {
         let mut printed = compat.printed();
         while let Some(byte) = printed.step() {
@@ -76,14 +44,6 @@ impl<'a> Out<'a> {
             uses = more;
         }
         out
-    }
-
-    /// Zeros up to a multiple.
-    const fn pad(mut self, multiple: usize) -> Out<'a> {
-        while !self.len.is_multiple_of(multiple) {
-            self = self.byte(0);
-        }
-        self
     }
 
     const fn entry(self, kind: u16, flags: u16, oldest: u32, node: &str, made_of: CompatList<'_>) -> Out<'a> {
@@ -106,7 +66,7 @@ impl<'a> Out<'a> {
 }
 
 const fn made_of_size(list: CompatList<'_>) -> usize {
-    let counted = Out { rest: &mut [], len: 0 };
+    let counted = Out::counting();
     let size = counted.made_of(list).len;
     assert!(size <= 0xffff, "a composite has at most 65535 bytes");
     size
@@ -177,7 +137,7 @@ const fn same(mut one: &[u8], mut other: &[u8]) -> bool {
 #[doc(hidden)]
 #[must_use]
 pub const fn note_size(entries: &[Entry]) -> usize {
-    let (body, _) = body(Out { rest: &mut [], len: 0 }, entries);
+    let (body, _) = body(Out::counting(), entries);
     NOTE.saturating_add(HEADER).saturating_add(body.len)
 }
 
@@ -186,14 +146,14 @@ pub const fn note_size(entries: &[Entry]) -> usize {
 #[must_use]
 pub const fn note<const N: usize>(entries: &[Entry]) -> Bytes<N> {
     check_once(entries);
-    let (_, count) = body(Out { rest: &mut [], len: 0 }, entries);
+    let (_, count) = body(Out::counting(), entries);
     assert!(count <= super::MOST && u64_of(N) <= super::LIMIT, "a manifest that readers take");
     let mut bytes = [0; N];
-    let out = Out { rest: &mut bytes, len: 0 };
+    let out = Out::new(&mut bytes);
     let out = out.u32(low_u32(NAME.len())).u32(low_u32(N.saturating_sub(NOTE))).u32(TYPE).bytes(&NAME);
     let out = out.u32(COMPAT.version()).u32(low_u32(HEADER)).u32(count);
     let (out, _) = body(out, entries);
-    assert!(out.rest.is_empty() && out.len == N, "note_size says how long it is");
+    assert!(out.is_full(N), "note_size says how long it is");
     Bytes(bytes)
 }
 
@@ -223,7 +183,7 @@ const fn table<'a>(mut out: Out<'a>, entries: &[Entry]) -> Out<'a> {
 #[doc(hidden)]
 #[must_use]
 pub const fn versions_size(entries: &[Entry]) -> usize {
-    table(Out { rest: &mut [], len: size_of::<abi::manifest::VersionsHeader>() }, entries).len
+    table(Out::counting_from(size_of::<abi::manifest::VersionsHeader>()), entries).len
 }
 
 /// The table of versions.
@@ -231,8 +191,8 @@ pub const fn versions_size(entries: &[Entry]) -> usize {
 #[must_use]
 pub const fn versions<const N: usize>(entries: &[Entry]) -> Bytes<N> {
     let mut bytes = [0; N];
-    let out = Out { rest: &mut bytes, len: 0 };
+    let out = Out::new(&mut bytes);
     let out = table(out.u32(VERSIONS_MAGIC).u32(VERSIONS_VERSION), entries);
-    assert!(out.rest.is_empty() && out.len == N, "versions_size says how long it is");
+    assert!(out.is_full(N), "versions_size says how long it is");
     Bytes(bytes)
 }

@@ -168,6 +168,29 @@ codes! {
     NameDuplicate = "name-duplicate", Corrupt, Error, "two sessions or globals of one name: Linux finds the first or none";
     FileDuplicate = "file-duplicate", Unsupported, Error, "one file under two tokens: it would be restored twice";
 
+    // Typed state.
+    StateField = "state-field", Mismatch, Error, "a state whose fields are not those that this reader has under the same version";
+    StateUnknown = "state-unknown", Mismatch, Error, "a required state that nobody here understands";
+    StateIgnored = "state-ignored", Mismatch, Warning, "an ignorable state that nobody here understands: it is left behind";
+    StateOlder = "state-older", Mismatch, Error, "a value that the version to be written cannot say";
+    StateDropped = "state-dropped", Mismatch, Warning, "a field that the version to be written does not have: it is left behind";
+    StateMissing = "state-missing", Mismatch, Error, "a state that must be there is not in what was handed over";
+    StateUnclaimed = "state-unclaimed", Ownership, Warning, "a state that was handed over and that nobody took";
+    StateId = "state-id", Corrupt, Error, "an id that two states have, or that names none";
+    StateTag = "state-tag", Corrupt, Error, "a value of an enum, bool or character that means nothing";
+    StateNumber = "state-number", Corrupt, Error, "a number that is not written in its shortest form, or beyond the range of its type";
+    StateLength = "state-length", Corrupt, Error, "a length beyond the bytes that are left, or bytes that are left over";
+    StateKey = "state-key", Corrupt, Error, "a key that a map or set has twice";
+    StateCondition = "state-condition", Corrupt, Error, "a field that is there although its condition says no, or the other way round";
+    StateDepth = "state-depth", Unsupported, Error, "states nested deeper than is followed";
+    StateCycle = "state-cycle", Corrupt, Error, "shared objects that own each other: only weak links may go back";
+    StateShared = "state-shared", Corrupt, Error, "a shared object of another type than its owner has";
+    StateLink = "state-link", Unsupported, Error, "a weak link to an object that is not saved with it";
+    StateResource = "state-resource", Corrupt, Error, "a frame, area or file that is not what the state says, or is taken twice";
+    StateSchema = "state-schema", Corrupt, Error, "the description of a state that contradicts itself";
+    StateBusy = "state-busy", Access, Error, "an object that somebody holds while it is to be saved or restored";
+    StateLock = "state-lock", Mismatch, Error, "a state that is not what was published under its version";
+
     // Parcels: descriptors that travel through a socket.
     ParcelMessage = "parcel-message", Corrupt, Error, "a message of a parcel that is not the one that must come next";
     ParcelCount = "parcel-count", Corrupt, Error, "a parcel with more or fewer parts than it says";

@@ -91,6 +91,12 @@ impl Fault {
         self
     }
 
+    /// The same in something larger, in which what it speaks of begins at `start`.
+    pub(crate) fn moved(mut self, start: u64) -> Self {
+        self.at.offset = self.at.offset.map(|offset| offset.saturating_add(start));
+        self
+    }
+
     /// The property, field or record that is wrong; like [`Fault::address`], the first one stays.
     pub fn item(mut self, item: impl Into<Cow<'static, str>>) -> Self {
         if self.at.item.is_none() {
@@ -99,9 +105,10 @@ impl Fault {
         self
     }
 
-    /// Puts `outer` in front of the item: `files[3]` and `token` become `files[3].token`.
+    /// Puts `outer` in front of the item: `files[3]` and `token` become `files[3].token`, `vcpus` and `[3]` `vcpus[3]`.
     pub fn within(mut self, outer: &str) -> Self {
         self.at.item = Some(match self.at.item.take() {
+            Some(inner) if inner.starts_with('[') => Cow::Owned(format!("{outer}{inner}")),
             Some(inner) => Cow::Owned(format!("{outer}.{inner}")),
             None => Cow::Owned(outer.to_owned()),
         });

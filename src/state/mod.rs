@@ -1,0 +1,32 @@
+//! Typed state that outlives versions: declared once, saved, restored, skipped, downgraded.
+
+mod bytes;
+mod description;
+mod error;
+mod fit;
+mod image;
+pub mod limits;
+mod number;
+mod resource;
+mod restore;
+mod save;
+mod shape;
+mod value;
+mod versions;
+
+pub use bytes::{Saved, restore, save, save_as};
+pub use description::{
+    Description, DescriptionBody, FieldDescription, Kind, SubsectionDescription, VariantDescription,
+};
+pub use error::{Error, Result};
+pub use image::Image;
+#[cfg(feature = "std")]
+pub use resource::{FileDescriptor, Memfd};
+pub use resource::Scattered;
+pub use restore::{Restorer, Subsection as Found};
+pub use save::Saver;
+pub use shape::{Body, Desc, Element, Field, Shape, Subsection, Type, Variant, shape_bytes, shape_size};
+#[cfg(feature = "std")]
+pub use value::ArcLink;
+pub use value::{Bulk, InPlace, PlainField, RcLink, State, Value};
+pub use versions::Versions;

@@ -1,0 +1,564 @@
+//! Restoring: bytes as values, each in a fresh place.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::ops::Range;
+
+use super::description::Kind;
+use super::error::{Error, Result};
+use super::image::Image;
+use super::limits;
+use super::number;
+use super::resource::Held;
+use super::save::too_deep;
+use super::shape::{Body, Shape, Type};
+use super::value::{Bulk, PlainField, State, Value};
+use crate::abi::state::{BULK_ALIGN, Resource};
+use crate::mem::Frame;
+use crate::num::{index_of, u64_of, usize_of};
+use crate::report::{Code, Fault};
+
+/// Where bulk data and resources come from while a state is restored.
+pub(crate) trait Source {
+    /// The bulk data.
+    fn bulk(&self) -> &[u8];
+    /// The same, to be kept; none where they are only lent.
+    fn held(&self) -> Option<Arc<Held>>;
+    /// Bytes of a page.
+    fn page_size(&self) -> u64;
+    /// A block.
+    fn folio(&mut self, resource: &Resource) -> core::result::Result<Frame, Fault>;
+    /// The blocks of an area.
+    fn area(&mut self, resource: &Resource) -> core::result::Result<Vec<Frame>, Fault>;
+    /// A descriptor.
+    #[cfg(feature = "std")]
+    fn file(&mut self, resource: &Resource) -> core::result::Result<std::os::fd::OwnedFd, Fault>;
+}
+
+/// An object that several have.
+enum Slot {
+    Waiting,
+    /// It is being restored.
+    Busy,
+    /// An `Rc` or `Arc` of it.
+    Done(Box<dyn Any>),
+}
+
+/// What waits for an object.
+type Patch = Box<dyn Fn(&dyn Any) -> bool>;
+
+/// What was restored of an image so far.
+pub(crate) struct Memo {
+    slots: Vec<Slot>,
+    waiting: BTreeMap<u32, Vec<Patch>>,
+    /// So many bytes of bulk data may still be taken: no two values have the same.
+    bulk_left: u64,
+    taken: Vec<bool>,
+    /// Objects and resources of the value that is being restored, and what it linked to.
+    objects: Vec<u32>,
+    resources: Vec<usize>,
+    links: Vec<u32>,
+}
+
+/// A point to go back to.
+pub(crate) struct Mark {
+    bulk_left: u64,
+}
+
+impl Memo {
+    pub(crate) fn new(image: &Image<'_>) -> Memo {
+        Memo {
+            slots: image.objects().iter().map(|_| Slot::Waiting).collect(),
+            waiting: BTreeMap::new(),
+            bulk_left: image.bulk_len(),
+            taken: alloc::vec![false; image.resources().len()],
+            objects: Vec::new(),
+            resources: Vec::new(),
+            links: Vec::new(),
+        }
+    }
+
+    /// From here on all can be taken back.
+    pub(crate) fn mark(&mut self) -> Mark {
+        self.objects.clear();
+        self.resources.clear();
+        self.links.clear();
+        Mark { bulk_left: self.bulk_left }
+    }
+
+    /// Takes back what came since.
+    pub(crate) fn back(&mut self, mark: Mark) {
+        self.bulk_left = mark.bulk_left;
+        for number in self.objects.drain(..) {
+            if let Some(slot) = self.slots.get_mut(index_of(number)) {
+                *slot = Slot::Waiting;
+            }
+        }
+        for number in self.resources.drain(..) {
+            if let Some(taken) = self.taken.get_mut(number) {
+                *taken = false;
+            }
+        }
+        for number in self.links.drain(..).rev() {
+            if let Some(patches) = self.waiting.get_mut(&number) {
+                patches.pop();
+            }
+        }
+    }
+
+    fn done(&mut self, number: u32, object: Box<dyn Any>) -> Result<()> {
+        // They stay: when this is taken back, the object comes again.
+        let fits = self.waiting.get(&number).is_none_or(|patches| patches.iter().all(|patch| patch(&*object)));
+        if let Some(slot) = self.slots.get_mut(index_of(number)) {
+            *slot = Slot::Done(object);
+            self.objects.push(number);
+        }
+        if fits { Ok(()) } else { Err(other_pointer(number)) }
+    }
+
+    /// Says who holds an object that is about to be restored, so that what is in it can link to it.
+    pub(crate) fn hold(&mut self, number: u32, holder: Box<dyn Any>) -> Result<()> {
+        match self.slots.get(index_of(number)) {
+            Some(Slot::Waiting) => self.done(number, holder),
+            _ => Err(Fault::new(Code::StateShared)
+                .found("an object that came as a part of another one already")
+                .expected("to be attached before that")
+                .into()),
+        }
+    }
+}
+
+#[cold]
+fn other_pointer(number: u32) -> Error {
+    let fault = Fault::new(Code::StateShared).found(format_args!("object {number}, which was restored otherwise"));
+    fault.expected("one kind of pointer to an object").into()
+}
+
+/// A state while it is restored. What [`Value::restore`] reads from.
+pub struct Restorer<'a> {
+    rest: &'a [u8],
+    /// Where the bytes end in the metadata.
+    end: usize,
+    depth: u32,
+    /// Whether every state was written in the newest version that is known here.
+    newest: bool,
+    image: &'a Image<'a>,
+    memo: &'a mut Memo,
+    source: &'a mut dyn Source,
+}
+
+/// A subsection that was found.
+#[derive(Debug)]
+pub struct Subsection {
+    id: u32,
+    bytes: usize,
+}
+
+impl<'a> Restorer<'a> {
+    pub(crate) fn new(image: &'a Image<'a>, newest: bool, memo: &'a mut Memo, source: &'a mut dyn Source) -> Self {
+        Restorer { rest: &[], end: 0, depth: 0, newest, image, memo, source }
+    }
+
+    fn offset(&self) -> u64 {
+        u64_of(self.end.saturating_sub(self.rest.len()))
+    }
+
+    /// A fault here.
+    #[cold]
+    pub(crate) fn fault(&self, code: Code) -> Fault {
+        Fault::new(code).offset(self.offset())
+    }
+
+    /// Restores an object that nobody has yet, by this function.
+    pub(crate) fn object<T>(
+        &mut self,
+        number: u32,
+        ty: &Type,
+        restore: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let object = self.image.objects().get(index_of(number)).ok_or_else(|| self.no_object(number))?;
+        if !object.ty.is(ty) {
+            let fault = self.fault(Code::StateShared).found(format_args!("object {number}, {}", object.ty));
+            return Err(fault.expected(Kind::of(ty)).into());
+        }
+        let outer = (self.rest, self.end);
+        self.rest = self.image.meta().get(object.start..object.end).unwrap_or_default();
+        self.end = object.end;
+        self.deeper()?;
+        let value = restore(self)?;
+        self.leave();
+        self.is_empty("object")?;
+        (self.rest, self.end) = outer;
+        Ok(value)
+    }
+
+    #[cold]
+    fn no_object(&self, number: u32) -> Error {
+        let fault = self.fault(Code::StateId).found(format_args!("object {number}"));
+        fault.expected(format_args!("one of {}", self.image.objects().len())).into()
+    }
+
+    fn is_empty(&self, what: &'static str) -> Result<()> {
+        match self.rest.len() {
+            0 => Ok(()),
+            left => Err(self.fault(Code::StateLength).item(what).found(format_args!("{left} bytes behind it")).into()),
+        }
+    }
+
+    /// Restores an object that several have, or gives the one that was restored.
+    pub(crate) fn shared<P: Clone + 'static>(
+        &mut self,
+        ty: &Type,
+        restore: impl FnOnce(&mut Self) -> Result<P>,
+    ) -> Result<P> {
+        let at = self.offset();
+        let number = self.number()?;
+        let number = u32::try_from(number).map_err(|_| self.no_object(u32::MAX))?;
+        match self.memo.slots.get_mut(index_of(number)) {
+            None => Err(self.no_object(number)),
+            Some(Slot::Busy) => {
+                let fault = Fault::new(Code::StateCycle).offset(at).found(format_args!("object {number} in itself"));
+                Err(fault.expected("a weak link back").into())
+            }
+            Some(Slot::Done(object)) => object.downcast_ref::<P>().cloned().ok_or_else(|| other_pointer(number)),
+            Some(slot) => {
+                *slot = Slot::Busy;
+                self.memo.objects.push(number);
+                let object = self.object(number, ty, restore)?;
+                self.memo.done(number, Box::new(object.clone()))?;
+                Ok(object)
+            }
+        }
+    }
+
+    /// Reads a link: `set` is called with the object, now or when it is restored, and says whether it fits.
+    pub(crate) fn link(&mut self, ty: &Type, set: impl Fn(&dyn Any) -> bool + 'static) -> Result<()> {
+        let at = self.offset();
+        let Some(number) = u32::from_le_bytes(self.array()?).checked_sub(1) else { return Ok(()) };
+        let object = self.image.objects().get(index_of(number)).ok_or_else(|| self.no_object(number))?;
+        if !object.ty.is(ty) {
+            let fault = Fault::new(Code::StateShared).offset(at).found(format_args!("object {number}, {}", object.ty));
+            return Err(fault.expected(Kind::of(ty)).into());
+        }
+        match self.memo.slots.get(index_of(number)) {
+            Some(Slot::Done(object)) if set(&**object) => {}
+            Some(Slot::Done(_)) => return Err(other_pointer(number)),
+            _ => {
+                self.memo.links.push(number);
+                self.memo.waiting.entry(number).or_default().push(Box::new(set));
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn deeper(&mut self) -> Result<()> {
+        self.depth = self.depth.saturating_add(1);
+        if self.depth > limits::DEPTH { Err(self.too_deep()) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn too_deep(&self) -> Error {
+        Fault::from(too_deep()).offset(self.offset()).into()
+    }
+
+    /// Begins a state; the version that it was written in.
+    ///
+    /// # Errors
+    /// [`Code::StateDepth`]; [`Code::StateId`] when the image has no such state.
+    #[inline]
+    pub fn enter(&mut self, shape: &'static Shape) -> Result<u32> {
+        self.deeper()?;
+        if self.newest {
+            return Ok(shape.desc.version);
+        }
+        match self.image.shape(shape.id()) {
+            Some((version, _)) => Ok(version),
+            None => Err(self.fault(Code::StateId).found(format_args!("no description of id {}", shape.id())).into()),
+        }
+    }
+
+    /// Ends a state.
+    #[inline]
+    pub fn leave(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
+    }
+
+    /// Restores a field.
+    ///
+    /// # Errors
+    /// Those of the value, with the name of the field in front.
+    #[inline]
+    pub fn field<T: Value>(&mut self, name: &'static str) -> Result<T> {
+        T::restore(self).map_err(|error| error.field(name))
+    }
+
+    /// Restores a field of bulk data.
+    ///
+    /// # Errors
+    /// As [`Restorer::field`].
+    #[inline]
+    pub fn plain<T: PlainField>(&mut self, name: &'static str) -> Result<T> {
+        T::restore(self).map_err(|error| error.field(name))
+    }
+
+    /// Restores a field by other means.
+    ///
+    /// # Errors
+    /// As [`Restorer::field`].
+    #[inline]
+    pub fn with<T>(
+        &mut self,
+        name: &'static str,
+        restore: impl FnOnce(&mut Restorer<'_>) -> Result<T>,
+    ) -> Result<T> {
+        restore(self).map_err(|error| error.field(name))
+    }
+
+    /// Whether a field with a condition follows.
+    ///
+    /// # Errors
+    /// [`Code::StateCondition`] when the condition says otherwise.
+    pub fn present(&mut self, name: &'static str, expected: bool) -> Result<bool> {
+        let at = self.offset();
+        let there = bool::restore(self).map_err(|error| error.field(name))?;
+        if there == expected {
+            return Ok(there);
+        }
+        let text = |there| if there { "a value" } else { "no value" };
+        let fault = Fault::new(Code::StateCondition).offset(at).item(name).found(text(there));
+        Err(fault.expected(format_args!("{}, by what stands before", text(expected))).into())
+    }
+
+    /// Which variant follows.
+    ///
+    /// # Errors
+    /// As [`Restorer::number`].
+    #[inline]
+    pub fn tag(&mut self) -> Result<u32> {
+        let tag = self.number()?;
+        u32::try_from(tag).map_err(|_| self.fault(Code::StateTag).found(tag).expected("at most 32 bits").into())
+    }
+
+    /// The error of a tag that no variant has.
+    #[cold]
+    #[must_use]
+    pub fn unknown_tag(&self, tag: u32, shape: &'static Shape) -> Error {
+        let Body::Enum { variants } = shape.desc.body else { return self.fault(Code::StateTag).found(tag).into() };
+        let tags: Vec<_> = variants.iter().map(|variant| format!("{} ({})", variant.tag, variant.name)).collect();
+        self.fault(Code::StateTag).item("tag").found(tag).expected(tags.join(", ")).into()
+    }
+
+    /// How many subsections follow.
+    ///
+    /// # Errors
+    /// [`Code::StateLength`] for more than the bytes can be.
+    pub fn subsections(&mut self) -> Result<u32> {
+        let count = self.len()?;
+        u32::try_from(count).map_err(|_| self.fault(Code::StateLength).found(count).into())
+    }
+
+    /// The next one.
+    ///
+    /// # Errors
+    /// [`Code::Truncated`], [`Code::StateLength`].
+    pub fn subsection(&mut self) -> Result<Subsection> {
+        let id = u32::from_le_bytes(self.array()?);
+        let bytes = u64::from(u32::from_le_bytes(self.array()?));
+        let bytes = self.within(bytes)?;
+        Ok(Subsection { id, bytes })
+    }
+
+    /// Restores it when it is this one.
+    ///
+    /// # Errors
+    /// As [`Restorer::field`]; [`Code::StateId`] when it is there twice.
+    pub fn take<T: State>(
+        &mut self,
+        name: &'static str,
+        found: &Subsection,
+        place: &mut Option<T>,
+    ) -> Result<bool> {
+        if found.id != T::SHAPE.id() {
+            return Ok(false);
+        }
+        if place.is_some() {
+            return Err(self.fault(Code::StateId).item(name).found("a subsection that is there twice").into());
+        }
+        let (own, behind) = self.rest.split_at_checked(found.bytes).unwrap_or_default();
+        let end = self.end;
+        (self.rest, self.end) = (own, end.saturating_sub(behind.len()));
+        *place = Some(self.field(name)?);
+        self.is_empty(name)?;
+        (self.rest, self.end) = (behind, end);
+        Ok(true)
+    }
+
+    /// Passes over one that is not known here, when it may be left.
+    ///
+    /// # Errors
+    /// [`Code::StateUnknown`] when it is required.
+    pub fn skip(&mut self, found: Subsection, shape: &'static Shape) -> Result<()> {
+        let written = self.image.description(shape.id())?;
+        let part = written.as_ref().and_then(|(of, _)| of.subsections().iter().find(|part| part.id == found.id));
+        match part {
+            Some(part) if !part.required => {
+                self.rest = self.rest.get(found.bytes..).unwrap_or_default();
+                Ok(())
+            }
+            Some(part) => {
+                let fault = self.fault(Code::StateUnknown).item(part.name.clone());
+                Err(fault.found(format_args!("a required subsection, id {}", found.id)).into())
+            }
+            None => {
+                let fault = self.fault(Code::StateId).found(format_args!("a subsection of id {}", found.id));
+                Err(fault.expected("one that the description has").into())
+            }
+        }
+    }
+
+    /// Reads a number.
+    ///
+    /// # Errors
+    /// [`Code::Truncated`]; [`Code::StateNumber`] for one that is not in its shortest form.
+    #[inline]
+    pub fn number(&mut self) -> Result<u64> {
+        match number::read(self.rest) {
+            Ok((number, rest)) => {
+                self.rest = rest;
+                Ok(number)
+            }
+            Err(broken) => Err(self.broken(broken)),
+        }
+    }
+
+    #[cold]
+    fn broken(&self, broken: number::Broken) -> Error {
+        match broken {
+            number::Broken::Short => self.cut(1),
+            number::Broken::Long => {
+                self.fault(Code::StateNumber).found("a longer form").expected("the shortest form").into()
+            }
+        }
+    }
+
+    #[cold]
+    fn cut(&self, wanted: usize) -> Error {
+        let fault = self.fault(Code::Truncated).found(format_args!("{} bytes", self.rest.len()));
+        fault.expected(format_args!("at least {wanted}")).into()
+    }
+
+    /// Reads so many bytes.
+    ///
+    /// # Errors
+    /// [`Code::Truncated`].
+    #[inline]
+    pub fn bytes(&mut self, len: usize) -> Result<&'a [u8]> {
+        match self.rest.split_at_checked(len) {
+            Some((bytes, rest)) => {
+                self.rest = rest;
+                Ok(bytes)
+            }
+            None => Err(self.cut(len)),
+        }
+    }
+
+    /// Reads so many bytes as an array.
+    ///
+    /// # Errors
+    /// [`Code::Truncated`].
+    #[inline]
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        match self.rest.split_first_chunk::<N>() {
+            Some((bytes, rest)) => {
+                self.rest = rest;
+                Ok(*bytes)
+            }
+            None => Err(self.cut(N)),
+        }
+    }
+
+    /// Reads a length, of which each unit takes at least one byte.
+    ///
+    /// # Errors
+    /// As [`Restorer::number`]; [`Code::StateLength`] for more than the bytes that are left.
+    #[inline]
+    pub fn len(&mut self) -> Result<usize> {
+        let len = self.number()?;
+        self.within(len)
+    }
+
+    fn within(&self, len: u64) -> Result<usize> {
+        if len <= u64_of(self.rest.len()) {
+            return Ok(usize_of(len));
+        }
+        let fault = self.fault(Code::StateLength).found(len);
+        Err(fault.expected(format_args!("at most {}, the bytes that are left", self.rest.len())).into())
+    }
+
+    /// Reads a length of bulk data; where they are.
+    fn bulk_range(&mut self, unit: usize) -> Result<Range<usize>> {
+        let at = self.offset();
+        let len = self.number()?;
+        if len == 0 {
+            return Ok(0..0);
+        }
+        let offset = self.number()?;
+        let fault = || Fault::new(Code::StateLength).offset(at).found(format_args!("{len} bytes at {offset:#x} of the bulk data"));
+        let size = u64_of(self.source.bulk().len());
+        let end = offset.checked_add(len).filter(|&end| end <= size && offset.is_multiple_of(BULK_ALIGN));
+        let end = end.ok_or_else(|| fault().expected(format_args!("at most {size}, at multiples of {BULK_ALIGN}")))?;
+        if !len.is_multiple_of(u64_of(unit)) {
+            return Err(fault().expected(format_args!("a multiple of {unit}")).into());
+        }
+        let left = self.memo.bulk_left.checked_sub(len);
+        self.memo.bulk_left = left.ok_or_else(|| fault().expected("bytes that no other value has"))?;
+        Ok(usize_of(offset)..usize_of(end))
+    }
+
+    /// Copies bulk data.
+    pub(crate) fn bulk<T: Bulk>(&mut self) -> Result<Vec<T>> {
+        let range = self.bulk_range(size_of::<T>())?;
+        Ok(super::value::copied(self.source.bulk().get(range).unwrap_or_default()))
+    }
+
+    /// Bulk data where they are; none where they are only lent.
+    pub(crate) fn bulk_in_place(&mut self, unit: usize) -> Result<(Option<Arc<Held>>, Range<usize>)> {
+        let range = self.bulk_range(unit)?;
+        Ok((self.source.held(), range))
+    }
+
+    /// The bytes of bulk data that were only lent.
+    pub(crate) fn lent(&self, range: Range<usize>) -> &[u8] {
+        self.source.bulk().get(range).unwrap_or_default()
+    }
+
+    /// Takes a resource.
+    pub(crate) fn resource<T>(
+        &mut self,
+        kind: u32,
+        take: impl FnOnce(&mut dyn Source, &Resource) -> core::result::Result<T, Fault>,
+    ) -> Result<T> {
+        let at = self.offset();
+        let number = self.number()?;
+        let fault = || Fault::new(Code::StateResource).offset(at).found(format_args!("resource {number}"));
+        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        let resource = self.image.resources().get(index).ok_or_else(|| {
+            fault().expected(format_args!("one of {}", self.image.resources().len()))
+        })?;
+        if resource.kind != kind {
+            let fault = fault().found(format_args!("resource {number} of kind {}", resource.kind));
+            return Err(fault.expected(format_args!("kind {kind}")).into());
+        }
+        match self.memo.taken.get_mut(index) {
+            Some(taken) if !*taken => *taken = true,
+            _ => return Err(fault().expected("one that nobody took").into()),
+        }
+        self.memo.resources.push(index);
+        take(self.source, resource).map_err(|error| error.offset(at).into())
+    }
+}

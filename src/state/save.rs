@@ -1,0 +1,362 @@
+//! Saving: values as bytes, behind what they are made of.
+
+use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
+use alloc::format;
+use alloc::vec::Vec;
+use core::mem;
+
+use zerocopy::IntoBytes as _;
+
+use super::error::{Error, Result};
+use super::limits;
+use super::number;
+use super::shape::{self, Shape, Type};
+use super::value::{PlainField, State, Value};
+use super::versions::Versions;
+use crate::abi::state::{BULK_CRC, COMPAT, Header, Instance, MAGIC, Resource, Use};
+use crate::abi::vmalloc::Descriptor;
+use crate::mem::{Frame, Order};
+use crate::num::u64_of;
+use crate::report::{Code, Fault};
+
+/// Where bulk data and resources go while a state is saved.
+pub(crate) trait Sink {
+    /// Appends bulk data behind padding to [`BULK_ALIGN`](crate::abi::state::BULK_ALIGN); where they begin.
+    fn bulk(&mut self, bytes: &[u8]) -> core::result::Result<u64, Fault>;
+    /// Bytes of bulk data, and their checksum where it was asked for.
+    fn bulk_total(&self) -> (u64, Option<u32>);
+    /// Bytes of a page.
+    fn page_size(&self) -> u64;
+    /// Preserves a block that the user holds; its address.
+    fn folio(&mut self, frame: &Frame) -> core::result::Result<u64, Fault>;
+    /// Preserves blocks that the user holds, as one array.
+    fn area(&mut self, order: Order, frames: &[Frame]) -> core::result::Result<Descriptor, Fault>;
+    /// Keeps a descriptor, which may have to be a memfd; its token.
+    #[cfg(feature = "std")]
+    fn file(&mut self, file: std::os::fd::BorrowedFd<'_>, memfd: bool) -> core::result::Result<u64, Fault>;
+}
+
+/// A state while it is saved. What [`Value::save`] writes into.
+pub struct Saver<'a> {
+    /// The object that is being written.
+    out: Vec<u8>,
+    /// Links in it: where, and to what.
+    links: Vec<(usize, usize)>,
+    /// The objects that are written.
+    objects: Vec<u8>,
+    object_links: Vec<(usize, usize)>,
+    count: u32,
+    /// Objects that several have, by address: their number, or that they are being written.
+    shared: BTreeMap<usize, Option<u32>>,
+    depth: u32,
+    versions: Option<&'a Versions>,
+    roots: Vec<&'static Shape>,
+    /// The subsections that were written.
+    parts: BTreeMap<u32, ()>,
+    instances: BTreeMap<(u32, u64), u32>,
+    resources: Vec<Resource>,
+    pub(super) sink: &'a mut dyn Sink,
+}
+
+impl<'a> Saver<'a> {
+    pub(crate) fn new(sink: &'a mut dyn Sink, versions: Option<&'a Versions>) -> Self {
+        Saver {
+            out: Vec::new(),
+            links: Vec::new(),
+            objects: Vec::new(),
+            object_links: Vec::new(),
+            count: 0,
+            shared: BTreeMap::new(),
+            depth: 0,
+            versions,
+            roots: Vec::new(),
+            parts: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            resources: Vec::new(),
+            sink,
+        }
+    }
+
+    /// Saves an object that can be asked for. `address` is that of its holder, where others may share it.
+    pub(crate) fn instance<T: State>(
+        &mut self,
+        instance: u64,
+        address: Option<usize>,
+        save: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let place = (T::SHAPE.id(), instance);
+        if self.instances.contains_key(&place) {
+            let fault = Fault::new(Code::StateId).item(format!("instance {instance}"));
+            return Err(fault.found("a number that another object has").into());
+        }
+        let number = self.object(&T::TYPE, address, save)?;
+        self.roots.push(T::SHAPE);
+        self.instances.insert(place, number);
+        Ok(())
+    }
+
+    /// Writes an object, once, and its number.
+    pub(crate) fn shared(
+        &mut self,
+        ty: &Type,
+        address: usize,
+        save: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let number = self.object(ty, Some(address), save)?;
+        self.number(number.into());
+        Ok(())
+    }
+
+    fn object(
+        &mut self,
+        ty: &Type,
+        address: Option<usize>,
+        save: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<u32> {
+        if let Some(address) = address {
+            match self.shared.entry(address) {
+                Entry::Occupied(place) => {
+                    return place.get().ok_or_else(|| {
+                        let fault = Fault::new(Code::StateCycle).found("an object that owns itself");
+                        fault.expected("a weak link back").into()
+                    });
+                }
+                Entry::Vacant(place) => place.insert(None),
+            };
+        }
+        let (outer, outer_links) = (mem::take(&mut self.out), mem::take(&mut self.links));
+        self.deeper()?;
+        save(self)?;
+        self.leave();
+        let content = mem::replace(&mut self.out, outer);
+        let links = mem::replace(&mut self.links, outer_links);
+        self.objects.extend_from_slice(&ty.bytes());
+        number::push(&mut self.objects, u64_of(content.len()));
+        let start = self.objects.len();
+        self.object_links.extend(links.into_iter().map(|(at, to)| (start.saturating_add(at), to)));
+        self.objects.extend_from_slice(&content);
+        let number = self.count;
+        self.count = number.checked_add(1).ok_or_else(|| Error::new(Code::TooLarge))?;
+        if let Some(address) = address {
+            self.shared.insert(address, Some(number));
+        }
+        Ok(number)
+    }
+
+    /// Writes a link to the object at that address, whenever that is saved.
+    pub(crate) fn link(&mut self, address: Option<usize>) {
+        if let Some(address) = address {
+            self.links.push((self.out.len(), address));
+        }
+        self.out.extend_from_slice(&[0; 4]);
+    }
+
+    fn deeper(&mut self) -> Result<()> {
+        self.depth = self.depth.saturating_add(1);
+        if self.depth > limits::DEPTH { Err(too_deep()) } else { Ok(()) }
+    }
+
+    /// Begins a state; the version that it is to be written in.
+    ///
+    /// # Errors
+    /// [`Code::StateDepth`].
+    #[inline]
+    pub fn enter(&mut self, shape: &'static Shape) -> Result<u32> {
+        self.deeper()?;
+        Ok(match self.versions {
+            None => shape.desc.version,
+            Some(versions) => versions.of_shape(shape),
+        })
+    }
+
+    /// Ends a state.
+    #[inline]
+    pub fn leave(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
+    }
+
+    /// Saves a field.
+    ///
+    /// # Errors
+    /// Those of the value, with the name of the field in front.
+    #[inline]
+    pub fn field<T: Value>(&mut self, name: &'static str, value: &T) -> Result<()> {
+        value.save(self).map_err(|error| error.field(name))
+    }
+
+    /// Saves a field of bulk data.
+    ///
+    /// # Errors
+    /// As [`Saver::field`].
+    #[inline]
+    pub fn plain<T: PlainField>(&mut self, name: &'static str, value: &T) -> Result<()> {
+        value.save(self).map_err(|error| error.field(name))
+    }
+
+    /// Saves a field by other means.
+    ///
+    /// # Errors
+    /// As [`Saver::field`].
+    #[inline]
+    pub fn with(&mut self, name: &'static str, save: impl FnOnce(&mut Saver<'_>) -> Result<()>) -> Result<()> {
+        save(self).map_err(|error| error.field(name))
+    }
+
+    /// Says whether a field with a condition follows.
+    #[inline]
+    pub fn present(&mut self, there: bool) {
+        self.out.push(there.into());
+    }
+
+    /// Says which variant follows.
+    #[inline]
+    pub fn tag(&mut self, tag: u32) {
+        self.number(tag.into());
+    }
+
+    /// The error of a field or variant that the version to be written does not have.
+    #[cold]
+    #[must_use]
+    pub fn inexpressible(&self, name: &'static str, since: u32, version: u32) -> Error {
+        let fault = Fault::new(Code::StateOlder).item(name).found(format_args!("a value of version {since}"));
+        fault.expected(format_args!("one that version {version} can say")).into()
+    }
+
+    /// Says how many subsections follow.
+    #[inline]
+    pub fn subsections(&mut self, count: u32) {
+        self.number(count.into());
+    }
+
+    /// Saves a subsection.
+    ///
+    /// # Errors
+    /// As [`Saver::field`].
+    pub fn subsection<T: State>(&mut self, name: &'static str, value: &T) -> Result<()> {
+        self.parts.insert(T::SHAPE.id(), ());
+        self.out.extend_from_slice(&T::SHAPE.id().to_le_bytes());
+        // Its length stands in front, and is known behind.
+        let place = self.out.len();
+        self.out.extend_from_slice(&[0; 4]);
+        let start = self.out.len();
+        self.field(name, value)?;
+        let len = self.out.len().saturating_sub(start);
+        let len = u32::try_from(len).map_err(|_| Error::new(Code::TooLarge).field(name))?;
+        self.patch(place, len);
+        Ok(())
+    }
+
+    fn patch(&mut self, place: usize, value: u32) {
+        if let Some(bytes) = self.out.get_mut(place..).and_then(<[u8]>::first_chunk_mut) {
+            *bytes = value.to_le_bytes();
+        }
+    }
+
+    /// Writes a number in as few bytes as it needs.
+    #[inline]
+    pub fn number(&mut self, number: u64) {
+        number::push(&mut self.out, number);
+    }
+
+    /// Writes bytes as they are: their length is the type's, or was written.
+    #[inline]
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Writes one byte.
+    #[inline]
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.out.push(byte);
+    }
+
+    /// Writes bulk data, beside the rest.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub(crate) fn bulk(&mut self, bytes: &[u8]) -> Result<()> {
+        self.number(u64_of(bytes.len()));
+        if !bytes.is_empty() {
+            let offset = self.sink.bulk(bytes)?;
+            self.number(offset);
+        }
+        Ok(())
+    }
+
+    /// Writes a resource: its number in the table.
+    pub(crate) fn resource(&mut self, resource: Resource) {
+        self.number(u64_of(self.resources.len()));
+        self.resources.push(resource);
+    }
+
+    /// The metadata of the image.
+    pub(crate) fn finish(mut self) -> Result<Vec<u8>> {
+        for (place, address) in mem::take(&mut self.object_links) {
+            let number = self.shared.get(&address).copied().flatten();
+            let number = number.ok_or_else(|| {
+                Error::from(Fault::new(Code::StateLink).found("a link to an object that nobody saved"))
+            })?;
+            let bytes = self.objects.get_mut(place..).and_then(<[u8]>::first_chunk_mut);
+            if let Some(bytes) = bytes {
+                *bytes = number.saturating_add(1).to_le_bytes();
+            }
+        }
+        let shapes = shape::closure(self.roots.iter().copied(), |part| self.parts.contains_key(&part))?;
+        let count = |len: usize| {
+            u32::try_from(len).map_err(|_| Error::from(Fault::new(Code::TooLarge).item("header").found(len)))
+        };
+        let (bulk, bulk_crc) = self.sink.bulk_total();
+        let mut header = Header {
+            magic: MAGIC.into(),
+            version: COMPAT.version().into(),
+            crc: 0.into(),
+            meta: 0.into(),
+            bulk: bulk.into(),
+            flags: bulk_crc.map_or(0, |_| BULK_CRC).into(),
+            bulk_crc: bulk_crc.unwrap_or(0).into(),
+            uses: count(shapes.len())?.into(),
+            instances: count(self.instances.len())?.into(),
+            resources: count(self.resources.len())?.into(),
+            objects: self.count.into(),
+            reserved: 0.into(),
+        };
+        let mut meta = Vec::with_capacity(self.objects.len().saturating_add(4096));
+        meta.extend_from_slice(header.as_bytes());
+        for (id, shape) in &shapes {
+            let version = self.versions.map_or(shape.desc.version, |versions| versions.of_shape(shape));
+            meta.extend_from_slice(Use { id: (*id).into(), version: version.into() }.as_bytes());
+        }
+        for ((id, number), object) in &self.instances {
+            let row = Instance { number: (*number).into(), id: (*id).into(), object: (*object).into() };
+            meta.extend_from_slice(row.as_bytes());
+        }
+        meta.extend_from_slice(self.resources.as_bytes());
+        for shape in shapes.values() {
+            number::push(&mut meta, u64_of(shape.bytes.len()));
+            meta.extend_from_slice(shape.bytes);
+        }
+        meta.extend_from_slice(&self.objects);
+        if u64_of(meta.len()) > limits::META {
+            let fault = Fault::new(Code::TooLarge).item("metadata").found(meta.len());
+            return Err(fault.expected(format_args!("at most {}", limits::META)).into());
+        }
+        header.meta = u64_of(meta.len()).into();
+        put(&mut meta, header.as_bytes());
+        header.crc = crc32fast::hash(&meta).into();
+        put(&mut meta, header.as_bytes());
+        Ok(meta)
+    }
+}
+
+fn put(meta: &mut [u8], header: &[u8]) {
+    for (to, from) in meta.iter_mut().zip(header) {
+        *to = *from;
+    }
+}
+
+#[cold]
+pub(super) fn too_deep() -> Error {
+    let fault = Fault::new(Code::StateDepth);
+    fault.expected(format_args!("at most {} states in each other", limits::DEPTH)).into()
+}
