@@ -4,10 +4,12 @@ pub mod memory;
 
 use std::time::{Duration, Instant};
 
-/// Whether the small, fast version was asked for: `KHO_BENCH_QUICK=1`. Its figures are not to be published.
+/// Whether the small, fast version was asked for: `KHO_BENCH_QUICK=1`, or `-- --quick`. Its figures are not to be
+/// published.
 #[must_use]
 pub fn quick() -> bool {
     std::env::var_os("KHO_BENCH_QUICK").is_some_and(|value| value != "0")
+        || std::env::args().any(|arg| arg == "--quick")
 }
 
 /// Several ways to do the same work. The first entry is ours; the others are its peers.
