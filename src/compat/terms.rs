@@ -11,8 +11,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::{Compat, CompatList, CompatVec, MadeOf, Quoted, Reads, Short};
+use crate::abi;
 use crate::num::index_of;
 use crate::report::{Code, Fault};
+use crate::state::Description;
 
 /// What a side reads or writes in one place: a node, or a layout that nodes use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,9 @@ pub struct Term {
     oldest: u32,
     /// Whether the handover must not be made without it.
     required: bool,
+    /// The states that the node has, of one that has states.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Vec::is_empty"))]
+    states: Vec<Description>,
 }
 
 /// A term as somebody wrote it.
@@ -40,6 +45,8 @@ struct Unchecked {
     oldest: Option<u32>,
     #[serde(default)]
     required: bool,
+    #[serde(default)]
+    states: Vec<Description>,
 }
 
 #[cfg(feature = "serde")]
@@ -49,7 +56,8 @@ impl TryFrom<Unchecked> for Term {
     fn try_from(said: Unchecked) -> Result<Self, Fault> {
         let newest = Term::parse(&said.node, &said.made_of, 0, said.required)?;
         let only = newest.versions().map_or(0, |versions| versions.newest().version());
-        Term::parse(&said.node, &said.made_of, said.oldest.unwrap_or(only), said.required)
+        let term = Term::parse(&said.node, &said.made_of, said.oldest.unwrap_or(only), said.required)?;
+        Ok(term.with_states(said.states))
     }
 }
 
@@ -71,13 +79,19 @@ impl Term {
     #[must_use]
     pub fn node(node: &str, made_of: MadeOf<'_>, required: bool) -> Self {
         let made_of = MadeOf { oldest: made_of.owner().oldest(), ..made_of };
-        Term { node: node.to_owned(), made_of: made_of.newest.to_string(), oldest: made_of.oldest, required }
+        Term { node: node.to_owned(), made_of: made_of.newest.to_string(), oldest: made_of.oldest, required, states: Vec::new() }
     }
 
     /// The versions of a layout that nodes use.
     #[must_use]
     pub fn layout(versions: Reads<'_>) -> Self {
-        Term { node: String::new(), made_of: versions.newest().to_string(), oldest: versions.oldest(), required: false }
+        Term {
+            node: String::new(),
+            made_of: versions.newest().to_string(),
+            oldest: versions.oldest(),
+            required: false,
+            states: Vec::new(),
+        }
     }
 
     /// As [`Term::node`], of a composite that somebody else wrote; a layout when `node` is empty.
@@ -102,7 +116,7 @@ impl Term {
             let fault = Fault::new(Code::TooLarge).item("oldest").found(oldest);
             return Err(fault.expected(format_args!("at most {}, the version of {}", newest.version, Short(newest))));
         }
-        Ok(Term { node: node.to_owned(), made_of: made_of.to_owned(), oldest, required })
+        Ok(Term { node: node.to_owned(), made_of: made_of.to_owned(), oldest, required, states: Vec::new() })
     }
 
     /// The node; empty for a layout.
@@ -127,6 +141,26 @@ impl Term {
     #[must_use]
     pub const fn is_required(&self) -> bool {
         self.required
+    }
+
+    /// The same, of a node that has these states.
+    #[must_use]
+    pub fn with_states(mut self, mut states: Vec<Description>) -> Self {
+        states.sort_by_key(|state| state.id);
+        states.dedup();
+        self.states = states;
+        self
+    }
+
+    /// The states that the node has, by id.
+    #[must_use]
+    pub fn states(&self) -> &[Description] {
+        &self.states
+    }
+
+    /// Whether these are states.
+    pub(crate) fn has_states(&self) -> bool {
+        self.versions().is_some_and(|versions| versions.newest().name() == abi::state::COMPAT.name())
     }
 
     /// The composite. A value of this type always has one.
@@ -194,6 +228,22 @@ impl Terms {
     pub(crate) fn lists(&self, node: &str) -> Vec<(CompatVec<'_>, u32)> {
         let terms = self.of(node).filter(|term| !term.node.is_empty());
         terms.filter_map(|term| Some((term.list()?, term.oldest))).collect()
+    }
+
+    /// The states that the node is read or written with; none for a node that has no states.
+    #[must_use]
+    pub fn states(&self, node: &str) -> Option<&[Description]> {
+        self.of(node).find(|term| term.has_states()).map(Term::states)
+    }
+
+    /// The same for a node that is known by another term already.
+    pub(crate) fn add_state(&mut self, node: &str, state: Description) -> bool {
+        let terms = self.nodes.get_mut(node).map(Vec::as_mut_slice).unwrap_or_default();
+        let Some(term) = terms.iter_mut().find(|term| term.has_states()) else { return false };
+        term.states.push(state);
+        term.states.sort_by_key(|state| state.id);
+        term.states.dedup();
+        true
     }
 
     /// Whether these are few enough to be held against others, each against each, whoever made them.

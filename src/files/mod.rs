@@ -27,6 +27,9 @@ use crate::report::{Code, Fault};
 /// What the node is made of.
 pub const MADE_OF: CompatList<'static> = CompatList::new(COMPAT, &[abi::block::COMPAT]);
 
+/// Tokens from here on are those of descriptors that [states](crate::state) have.
+pub const OURS: u64 = 1 << 63;
+
 /// A file that was not taken, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{fault}")]
@@ -145,6 +148,12 @@ impl Files {
         self.held.iter().map(|(token, file)| (*token, file.as_fd()))
     }
 
+    /// A token that no file has: from [`OURS`] on, which users leave to states.
+    pub(crate) fn free_token(&self) -> u64 {
+        let last = self.held.range(OURS..).next_back();
+        last.map_or(OURS, |(token, _)| token.checked_add(1).unwrap_or(OURS))
+    }
+
     /// How many files.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -167,6 +176,16 @@ impl Files {
         });
         Ok(FileRecords(records.collect::<Result<_, _>>()?))
     }
+}
+
+/// A second descriptor of the same file, closed on exec.
+pub(crate) fn duplicate(file: impl AsFd) -> Result<OwnedFd, Fault> {
+    file.as_fd().try_clone_to_owned().map_err(|error| Fault::new(Code::Io).item("dup").found(error))
+}
+
+/// Whether a file is a memfd.
+pub(crate) fn is_memfd(file: BorrowedFd<'_>) -> Result<(), Fault> {
+    identity::record(0, file).map(|_| ())
 }
 
 /// Memory that files travel beside.

@@ -16,6 +16,7 @@ use crate::manifest::Manifest;
 use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
 use crate::radix::Tree;
 use crate::report::{Code, Fault};
+use crate::state::Description;
 
 pub(super) struct OutgoingNode {
     pub(super) name: String,
@@ -215,6 +216,7 @@ impl<M: Home> Outgoing<M> {
             let of_node = |terms: &mut dyn Iterator<Item = Term>| terms.filter(|term| term.name() == name).collect();
             let says: Terms = of_node(&mut declared.iter().cloned());
             let does: Terms = of_node(&mut offers.iter().map(|made_of| Term::node(name, *made_of, !optional)));
+            undeclared(&says, name, &component.states())?;
             if let Some(fault) = Manifest::differences(&says, &does).into_iter().next() {
                 return Err(fault);
             }
@@ -243,6 +245,7 @@ impl<M: Home> Outgoing<M> {
             kept: Kept::default(),
             made_of: &made_of,
             layouts: &self.layouts,
+            reader: self.reader.as_ref().and_then(|reader| reader.states(name)),
             home: fresh_home(),
         };
         match component.preserve(&mut scope) {
@@ -310,6 +313,20 @@ impl<M: Home> Outgoing<M> {
                 }
                 Err(Unfinished { fault, outgoing: self })
             }
+        }
+    }
+}
+
+/// Refuses a state that the manifest does not have, or has otherwise.
+fn undeclared(says: &Terms, name: &str, states: &[Description]) -> Result<(), Fault> {
+    let declared = says.states(name).unwrap_or_default();
+    match states.iter().find(|state| !declared.contains(state)) {
+        None => Ok(()),
+        Some(state) => {
+            let fault = Fault::new(Code::ManifestDisagrees).item(format!("/{name}")).found(state.summary());
+            let said = declared.iter().find(|known| known.id == state.id);
+            let said = said.map_or_else(|| "no such state".into(), Description::summary);
+            Err(fault.expected(format_args!("{said}, as the manifest says")))
         }
     }
 }

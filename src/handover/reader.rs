@@ -9,6 +9,7 @@ use super::layouts::Layouts;
 use crate::abi;
 use crate::compat::{self, Compat, CompatVec, MadeOf, Terms, agree, made_of, settle};
 use crate::report::Fault;
+use crate::state::Description;
 
 /// Who will read what is written.
 pub(super) struct Reader {
@@ -29,6 +30,11 @@ impl Reader {
         }
         let agreed = agree(&layouts.versions(), &known);
         Ok(Reader { reads: reads.clone(), agreed, dropped: Vec::new() })
+    }
+
+    /// The states that it reads in a node; none when it reads no states there.
+    pub(super) fn states(&self, name: &str) -> Option<&[Description]> {
+        self.reads.states(name)
     }
 
     /// What a node is written as; none when it is left out.

@@ -14,6 +14,7 @@ use crate::compat::{CompatList, MadeOf, Reads, Term, Terms};
 use crate::manifest::Manifest;
 use crate::mem::{Memory, fresh_home};
 use crate::report::Fault;
+use crate::state::Description;
 
 /// Reads a node and says whether it is fine; changes nothing.
 pub trait Check<M: Memory> {
@@ -28,6 +29,11 @@ pub trait Check<M: Memory> {
     /// Older versions that are read too: [`Node::version`] tells which one it is.
     fn older(&self) -> &'static [CompatList<'static>] {
         &[]
+    }
+
+    /// The states that are read, of a node that has states: the same as in the manifest.
+    fn states(&self) -> Vec<Description> {
+        Vec::new()
     }
 
     /// Whether the node's blob says itself what it is, as in everything that Linux writes: a node without a list is
@@ -99,6 +105,10 @@ impl<M: Memory, C: Check<M>> Check<M> for Look<C> {
 
     fn older(&self) -> &'static [CompatList<'static>] {
         self.0.older()
+    }
+
+    fn states(&self) -> Vec<Description> {
+        self.0.states()
     }
 
     fn mismatches(&self, list: CompatList<'_>, layouts: &[Reads<'static>]) -> Vec<Fault> {
@@ -304,7 +314,10 @@ impl<M: Memory + 'static> Registry<M> {
         let entries = self.names.values().filter_map(|slot| self.entries.get(*slot));
         let nodes = entries.flat_map(|entry| {
             let takes = takes(entry.component.compat(), entry.component.older());
-            takes.into_iter().map(|made_of| Term::node(&entry.name, made_of, entry.required))
+            let states = entry.component.states();
+            takes.into_iter().map(move |made_of| {
+                Term::node(&entry.name, made_of, entry.required).with_states(states.clone())
+            })
         });
         nodes.chain(self.layouts.versions().into_iter().map(Term::layout)).collect()
     }
@@ -331,6 +344,7 @@ pub(super) trait Erased<M> {
     fn compat(&self) -> CompatList<'static>;
     fn names_itself(&self) -> bool;
     fn older(&self) -> &'static [CompatList<'static>];
+    fn states(&self) -> Vec<Description>;
     fn mismatches(&self, list: CompatList<'_>, layouts: &[Reads<'static>]) -> Vec<Fault>;
     fn check(self: Rc<Self>, node: &mut Node<'_, M>) -> Result<Box<dyn CheckedStep<M>>, Fault>;
 }
@@ -355,6 +369,10 @@ impl<M: Memory + 'static, C: Component<M> + 'static> Erased<M> for C {
 
     fn older(&self) -> &'static [CompatList<'static>] {
         Check::older(self)
+    }
+
+    fn states(&self) -> Vec<Description> {
+        Check::states(self)
     }
 
     fn mismatches(&self, list: CompatList<'_>, layouts: &[Reads<'static>]) -> Vec<Fault> {

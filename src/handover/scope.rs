@@ -15,6 +15,7 @@ use crate::mem::{
 use crate::num::u64_of;
 use crate::radix::Tree;
 use crate::report::{Code, Fault};
+use crate::state::Description;
 use crate::vmalloc::{self, Area};
 
 /// A component of the predecessor: something that writes a node of the handover.
@@ -27,6 +28,11 @@ pub trait Preserve<M: Home> {
     /// one it is to be. See [`Outgoing::write_for`](super::Outgoing::write_for).
     fn older(&self) -> &'static [CompatList<'static>] {
         &[]
+    }
+
+    /// The states that are written, of a node that has states: they must be in the manifest.
+    fn states(&self) -> Vec<Description> {
+        Vec::new()
     }
 
     /// Whether a successor that does not understand the node may leave it.
@@ -84,6 +90,23 @@ pub trait Home: Frames + Sized {
     fn alloc_at(&mut self, folio: Folio) -> Result<Frame, MemError> {
         Err(MemError::NotHeld { folio })
     }
+
+    /// Takes a descriptor that travels beside the memory, and chooses its token.
+    ///
+    /// # Errors
+    /// [`Code::Refused`] when nothing travels beside it; [`Code::FileKind`] for a file that cannot travel.
+    #[cfg(feature = "std")]
+    fn keep_file(&mut self, file: std::os::fd::OwnedFd) -> Result<u64, Fault> {
+        let _ = file;
+        let fault = Fault::new(Code::Refused).found("a descriptor, in a memory that no descriptor travels beside");
+        Err(fault.expected("a bundle of an arena and files"))
+    }
+
+    /// Gives back a descriptor of [`Home::keep_file`].
+    #[cfg(feature = "std")]
+    fn forget_file(&mut self, token: u64) {
+        let _ = token;
+    }
 }
 
 impl Home for Ram {
@@ -117,6 +140,8 @@ pub struct Scope<'a, M: Home> {
     /// What the node is written as.
     pub(super) made_of: &'a CompatVec<'static>,
     pub(super) layouts: &'a Layouts,
+    /// The states that the successor reads, where it is known.
+    pub(super) reader: Option<&'a [Description]>,
     /// Frames that the scope hands out are of this home, so that only the scope can write or free them; the frames of
     /// the memory stay here.
     pub(super) home: u64,
@@ -131,6 +156,9 @@ pub(super) struct Kept {
     pub(super) folios: Vec<Folio>,
     /// Pages of the frames that are contents, not metadata.
     pub(super) bulk: u64,
+    /// Tokens of descriptors.
+    #[cfg(feature = "std")]
+    pub(super) files: Vec<u64>,
 }
 
 impl<'a, M: Home> Scope<'a, M> {
@@ -267,6 +295,24 @@ impl<'a, M: Home> Scope<'a, M> {
         Ok(Frame::of(self.home, folio))
     }
 
+    /// The states that the successor reads in this node, where [`Outgoing::write_for`](super::Outgoing::write_for) was
+    /// told of it.
+    #[must_use]
+    pub const fn reader_states(&self) -> Option<&'a [Description]> {
+        self.reader
+    }
+
+    /// Lets a descriptor travel; its token. It belongs to the node, as pages do.
+    ///
+    /// # Errors
+    /// As [`Home::keep_file`].
+    #[cfg(feature = "std")]
+    pub fn keep_file(&mut self, file: std::os::fd::OwnedFd) -> Result<u64, Fault> {
+        let token = self.memory.keep_file(file)?;
+        self.kept.files.push(token);
+        Ok(token)
+    }
+
     /// The memory itself, to read what the user's frames hold.
     #[must_use]
     pub const fn memory(&self) -> &M {
@@ -300,6 +346,8 @@ pub(super) fn release<M: Home>(memory: &mut M, tree: &mut Tree, owned: &mut Bits
     for frame in kept.frames.into_values() {
         memory.free(frame);
     }
+    #[cfg(feature = "std")]
+    kept.files.into_iter().for_each(|token| memory.forget_file(token));
 }
 
 memory_of!([M: Home] Scope<'_, M>, |it| it.memory);

@@ -209,6 +209,13 @@ impl Description {
         if input.rest.is_empty() { Ok(description) } else { Err(input.fault("description").found("bytes behind it")) }
     }
 
+    /// Its name, id and versions, in one line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let Description { id, name, version, min_version, .. } = self;
+        alloc::format!("the state {name} (id {id}, version {version}, from {min_version})")
+    }
+
     /// The fields of a structure, or of the variant with that tag.
     #[must_use]
     pub fn fields(&self, tag: Option<u32>) -> &[FieldDescription] {

@@ -1,8 +1,10 @@
 //! An image of states, opened: the header, the tables and the checksum are right. Nothing of the contents is read.
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
 
@@ -35,10 +37,10 @@ use crate::report::{Code, Fault};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Image<'a> {
-    meta: &'a [u8],
+    meta: Cow<'a, [u8]>,
     header: Header,
-    /// Versions, and the bytes of shapes: where they are.
-    shapes: BTreeMap<u32, (u32, usize, &'a [u8])>,
+    /// Versions, and where the bytes of shapes are.
+    shapes: BTreeMap<u32, (u32, Range<usize>)>,
     instances: Vec<Instance>,
     resources: Vec<Resource>,
     objects: Vec<Object>,
@@ -121,12 +123,25 @@ impl<'a> Image<'a> {
     /// # Errors
     /// Those of [`Image::header`], [`Code::Checksum`], and what is wrong in the tables.
     pub fn open(bytes: &'a [u8]) -> Result<Image<'a>, Fault> {
-        let header = Image::header(bytes)?;
+        Image::open_as(Cow::Borrowed(bytes))
+    }
+
+    /// As [`Image::open`], and keeps the bytes.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn keep(bytes: Vec<u8>) -> Result<Image<'static>, Fault> {
+        Image::open_as(Cow::Owned(bytes))
+    }
+
+    fn open_as(bytes: Cow<'_, [u8]>) -> Result<Image<'_>, Fault> {
+        let header = Image::header(&bytes)?;
         let size = header.meta.get();
         let meta = usize::try_from(size).ok().and_then(|size| bytes.get(..size));
         let meta = meta.filter(|meta| meta.len() >= size_of::<Header>()).ok_or_else(|| {
             truncated("meta", 16).found(format_args!("{} bytes", bytes.len())).expected(format_args!("{size}"))
         })?;
+        let end = meta.len();
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(Header { crc: 0.into(), ..header }.as_bytes());
         hasher.update(meta.get(size_of::<Header>()..).unwrap_or_default());
@@ -154,29 +169,30 @@ impl<'a> Image<'a> {
                 let fault = Fault::new(Code::StateId).item("uses").found(format_args!("id {}", row.id));
                 return Err(fault.expected("ids that ascend"));
             }
-            let bytes = meta.get(start..end).unwrap_or_default();
-            shapes.insert(row.id.get(), (row.version.get(), start, bytes));
+            shapes.insert(row.id.get(), (row.version.get(), start..end));
         }
-        let mut image = Image {
-            meta,
-            header,
-            shapes,
-            instances: instances.to_vec(),
-            resources: resources.to_vec(),
-            objects: Vec::new(),
-        };
+        let (instances, resources) = (instances.to_vec(), resources.to_vec());
+        let mut objects = Vec::new();
         for number in 0..header.objects.get() {
             let item = |fault: Fault| fault.within(&format!("objects[{number}]"));
             let (ty, len) = Kind::parse_prefix(meta.get(at..).unwrap_or_default())
                 .map_err(|fault| item(fault.moved(u64_of(at))))?;
             at = at.saturating_add(len);
             let (start, end) = piece(meta, &mut at, "length").map_err(item)?;
-            image.objects.push(Object { ty, start, end });
+            objects.push(Object { ty, start, end });
         }
         if at != meta.len() {
             let fault = Fault::new(Code::StateLength).item("meta").offset(u64_of(at));
             return Err(fault.found(format_args!("{} bytes behind the objects", meta.len().saturating_sub(at))));
         }
+        let meta = match bytes {
+            Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(..end).unwrap_or_default()),
+            Cow::Owned(mut bytes) => {
+                bytes.truncate(end);
+                Cow::Owned(bytes)
+            }
+        };
+        let image = Image { meta, header, shapes, instances, resources, objects };
         image.check_instances()?;
         Ok(image)
     }
@@ -204,14 +220,19 @@ impl<'a> Image<'a> {
 
     /// All of the metadata.
     #[must_use]
-    pub const fn meta(&self) -> &'a [u8] {
-        self.meta
+    pub fn meta(&self) -> &[u8] {
+        &self.meta
     }
 
     /// Bytes of bulk data that belong to it.
     #[must_use]
     pub fn bulk_len(&self) -> u64 {
         self.header.bulk.get()
+    }
+
+    /// Whether the bulk data have a checksum.
+    pub(crate) fn has_bulk_crc(&self) -> bool {
+        self.header.flags.get() & BULK_CRC != 0
     }
 
     /// Holds the bulk data against their checksum, where there is one.
@@ -224,7 +245,7 @@ impl<'a> Image<'a> {
             truncated("bulk", 24).found(format_args!("{} bytes", bulk.len())).expected(format_args!("{size}"))
         })?;
         let expected = self.header.bulk_crc.get();
-        if self.header.flags.get() & BULK_CRC == 0 {
+        if !self.has_bulk_crc() {
             return Ok(());
         }
         match crc32fast::hash(bulk) {
@@ -263,12 +284,13 @@ impl<'a> Image<'a> {
 
     /// The ids of all descriptions, each with the version that was written.
     pub fn versions(&self) -> impl ExactSizeIterator<Item = (u32, u32)> + '_ {
-        self.shapes.iter().map(|(id, (version, ..))| (*id, *version))
+        self.shapes.iter().map(|(id, (version, _))| (*id, *version))
     }
 
     /// The version that was written, and the bytes of the description.
-    pub(crate) fn shape(&self, id: u32) -> Option<(u32, &'a [u8])> {
-        self.shapes.get(&id).map(|(version, _, bytes)| (*version, *bytes))
+    pub(crate) fn shape(&self, id: u32) -> Option<(u32, &[u8])> {
+        let (version, place) = self.shapes.get(&id)?;
+        Some((*version, self.meta.get(place.clone())?))
     }
 
     /// A description and the version that was written.
@@ -276,10 +298,12 @@ impl<'a> Image<'a> {
     /// # Errors
     /// As [`Description::parse`], and [`Code::StateSchema`] for a version that the description does not have.
     pub fn description(&self, id: u32) -> Result<Option<(Description, u32)>, Fault> {
-        let Some((version, start, bytes)) = self.shapes.get(&id) else { return Ok(None) };
+        let Some((version, place)) = self.shapes.get(&id) else { return Ok(None) };
+        let bytes = self.meta.get(place.clone()).unwrap_or_default();
+        let start = place.start;
         let within = |fault: Fault| fault.within(&format!("shapes[{id}]"));
-        let parsed = Description::parse(bytes).map_err(|fault| within(fault.moved(u64_of(*start))))?;
-        let fault = |item: &'static str| Fault::new(Code::StateSchema).item(item).offset(u64_of(*start));
+        let parsed = Description::parse(bytes).map_err(|fault| within(fault.moved(u64_of(start))))?;
+        let fault = |item: &'static str| Fault::new(Code::StateSchema).item(item).offset(u64_of(start));
         if parsed.id != id {
             return Err(within(fault("id").found(parsed.id).expected(id)));
         }

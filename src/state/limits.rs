@@ -4,7 +4,7 @@
 pub const DEPTH: u32 = 64;
 
 /// A type nests so deep at most.
-pub const TYPE_DEPTH: u32 = 16;
+pub const TYPE_DEPTH: u32 = 8;
 
 /// A state has so many fields, variants or subsections at most.
 pub const FIELDS: usize = 1024;

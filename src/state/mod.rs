@@ -1,25 +1,33 @@
 //! Typed state that outlives versions: declared once, saved, restored, skipped, downgraded.
 
+mod attach;
 mod bytes;
 mod description;
 mod error;
 mod fit;
 mod image;
 pub mod limits;
+mod node;
 mod number;
+#[cfg(feature = "write")]
+mod preserve;
 mod resource;
 mod restore;
 mod save;
 mod shape;
 mod value;
 mod versions;
+mod walk;
 
+pub use attach::{Holder, Origin, States, Unclaimed};
 pub use bytes::{Saved, restore, save, save_as};
 pub use description::{
     Description, DescriptionBody, FieldDescription, Kind, SubsectionDescription, VariantDescription,
 };
 pub use error::{Error, Result};
 pub use image::Image;
+pub use node::{LookAtStates, MADE_OF, Resources, StatesNode};
+pub(crate) use {fit::{Written, written}, node::{judge, refuses}, walk::objects};
 #[cfg(feature = "std")]
 pub use resource::{FileDescriptor, Memfd};
 pub use resource::Scattered;
@@ -30,3 +38,4 @@ pub use shape::{Body, Desc, Element, Field, Shape, Subsection, Type, Variant, sh
 pub use value::ArcLink;
 pub use value::{Bulk, InPlace, PlainField, RcLink, State, Value};
 pub use versions::Versions;
+pub use walk::{SHOWN, Shown, ShownObject, ShownState};

@@ -20,7 +20,8 @@ use crate::report::{Code, Fault};
 pub(crate) enum Held {
     Bytes(Vec<u8>),
     #[cfg(feature = "std")]
-    Mapping(crate::mem::Mapping),
+    /// So many bytes of it.
+    Mapping(crate::mem::Mapping, usize),
 }
 
 impl Deref for Held {
@@ -30,7 +31,7 @@ impl Deref for Held {
         match self {
             Held::Bytes(bytes) => bytes,
             #[cfg(feature = "std")]
-            Held::Mapping(mapping) => mapping,
+            Held::Mapping(mapping, len) => mapping.get(..*len).unwrap_or_default(),
         }
     }
 }

@@ -247,29 +247,35 @@ pub(crate) fn closure(
 }
 
 const fn ty<'a>(out: Out<'a>, of: &Type) -> Out<'a> {
+    ty_within(out, of, limits::TYPE_DEPTH)
+}
+
+const fn ty_within<'a>(out: Out<'a>, of: &Type, depth: u32) -> Out<'a> {
+    assert!(depth > 0, "types of a field nest at most 8 deep: make the inner ones a state of their own");
+    let deeper = depth.saturating_sub(1);
     match of {
         Type::Scalar(kind) => out.byte(*kind),
         Type::Array(count, of) => {
             assert!(*count > 0, "an array of nothing has no place in a state");
-            ty(out.byte(kind::ARRAY).number(u64_of(*count)), of)
+            ty_within(out.byte(kind::ARRAY).number(u64_of(*count)), of, deeper)
         }
-        Type::Seq(of) => ty(out.byte(kind::SEQ), of),
-        Type::Map(key, value) => ty(ty(out.byte(kind::MAP), key), value),
-        Type::Set(of) => ty(out.byte(kind::SET), of),
-        Type::Option(of) => ty(out.byte(kind::OPTION), of),
+        Type::Seq(of) => ty_within(out.byte(kind::SEQ), of, deeper),
+        Type::Map(key, value) => ty_within(ty_within(out.byte(kind::MAP), key, deeper), value, deeper),
+        Type::Set(of) => ty_within(out.byte(kind::SET), of, deeper),
+        Type::Option(of) => ty_within(out.byte(kind::OPTION), of, deeper),
         Type::Tuple(types) => {
             assert!(!types.is_empty(), "an empty tuple has no place in a state");
             let mut out = out.byte(kind::TUPLE).number(u64_of(types.len()));
             let mut rest = *types;
             while let [first, more @ ..] = rest {
-                out = ty(out, first);
+                out = ty_within(out, first, deeper);
                 rest = more;
             }
             out
         }
         Type::State { id, .. } => out.byte(kind::STATE).u32(*id),
-        Type::Shared(of) => ty(out.byte(kind::SHARED), of),
-        Type::Link(of) => ty(out.byte(kind::LINK), of),
+        Type::Shared(of) => ty_within(out.byte(kind::SHARED), of, deeper),
+        Type::Link(of) => ty_within(out.byte(kind::LINK), of, deeper),
         Type::Plain(Element::Scalar(kind)) => out.byte(kind::PLAIN).byte(*kind),
         Type::Plain(Element::Record { name, size }) => {
             assert!(*size > 0, "elements have a size");

@@ -114,6 +114,16 @@ impl Home for Bundle {
     fn announce(&mut self, root: Option<PhysRange>) -> Result<(), Fault> {
         self.arena.set_root(root)
     }
+
+    fn keep_file(&mut self, file: OwnedFd) -> Result<u64, Fault> {
+        let token = self.files.free_token();
+        self.files.add(token, file).map_err(|rejected| rejected.fault)?;
+        Ok(token)
+    }
+
+    fn forget_file(&mut self, token: u64) {
+        self.files.take(token);
+    }
 }
 
 memory_of!([] Bundle, |it| it.arena);

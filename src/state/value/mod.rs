@@ -15,6 +15,7 @@ use super::shape::{Shape, Type};
 
 pub use link::{ArcLink, RcLink};
 pub(crate) use plain::copied;
+pub(crate) use pointers::busy;
 pub use plain::{Bulk, InPlace, PlainField};
 
 /// A value that a state can have as a field.

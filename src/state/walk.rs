@@ -1,0 +1,589 @@
+//! Reading an image by its own descriptions, without the types: to check all of it before anything is restored, and to
+//! show it.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+
+use super::description::{Description, DescriptionBody, FieldDescription, Kind, scalar};
+use super::fit::Written;
+use super::image::Image;
+use super::limits;
+use super::number::{self, unzigzag};
+use crate::abi::state::{BULK_ALIGN, Resource, kind};
+use crate::num::{index_of, u64_of, usize_of};
+use crate::report::{Code, Fault};
+
+/// So many elements of a list are shown; the rest is counted.
+pub const SHOWN: usize = 1 << 16;
+
+/// A value as it is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shown {
+    /// A number, as people write it.
+    Number(u64),
+    /// A number below zero.
+    Negative(i64),
+    /// A number of 128 bits.
+    Big(u128),
+    /// As the type has it.
+    Bool(bool),
+    /// As the type has it.
+    Float(f64),
+    /// A text, or a character.
+    Text(String),
+    /// Numbers of one byte, those that are shown, and how many there are.
+    Bytes(Vec<u8>, u64),
+    /// Those that are shown, and how many there are.
+    List(Vec<Shown>, u64),
+    /// Keys and values that are shown, and how many there are.
+    Map(Vec<(Shown, Shown)>, u64),
+    /// No value.
+    None,
+    /// A state.
+    State(ShownState),
+    /// A shared object: its number.
+    Object(u32),
+    /// A weak link to an object, or to none.
+    Link(Option<u32>),
+    /// Bulk data: bytes, and where they begin.
+    Bulk(u64, u64),
+    /// Pages or a descriptor: the resource.
+    Resource(Resource),
+}
+
+/// A state as it is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShownState {
+    /// Id of its description.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// The version that it was written in.
+    pub version: u32,
+    /// Name of the variant, of an enum.
+    pub variant: Option<String>,
+    /// Fields and subsections, by name. A field whose condition says no has no value.
+    pub fields: Vec<(String, Shown)>,
+}
+
+/// An object of an image, read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShownObject {
+    /// Its type, as people write it.
+    pub ty: String,
+    /// What it is.
+    pub value: Shown,
+}
+
+/// Reads all of an image by its descriptions. `keep` says whether values are wanted, or only whether they are right.
+///
+/// What is right here is restored by the types that fit: lengths, texts, tags, keys, links, bulk data and resources are
+/// all looked at. Each error has its path and its offset; the first in each object is told, and `report` may be called
+/// at most once for each.
+pub(crate) fn objects(
+    image: &Image<'_>,
+    written: &Written,
+    keep: bool,
+    report: &mut dyn FnMut(Fault),
+) -> Vec<ShownObject> {
+    let mut walk = Walk {
+        image,
+        written,
+        keep,
+        rest: &[],
+        end: 0,
+        depth: 0,
+        object: 0,
+        bulk_left: image.bulk_len(),
+        taken: alloc::vec![false; image.resources().len()],
+    };
+    let names: BTreeMap<u32, String> = image
+        .instances()
+        .zip(image.instance_rows())
+        .map(|((id, number), row)| (row.object.get(), instance_name(written, id, number)))
+        .collect();
+    let mut shown = Vec::new();
+    let mut broken = false;
+    for (number, object) in image.objects().iter().enumerate() {
+        walk.object = u32::try_from(number).unwrap_or(u32::MAX);
+        walk.rest = image.meta().get(object.start..object.end).unwrap_or_default();
+        walk.end = object.end;
+        walk.depth = 1;
+        let value = walk.value(&object.ty).and_then(|value| walk.ends("object").map(|()| value));
+        match value {
+            Ok(value) if keep => shown.push(ShownObject { ty: walk.name(&object.ty), value }),
+            Ok(_) => {}
+            Err(fault) => {
+                broken = true;
+                let name = names.get(&walk.object).cloned();
+                report(fault.within(&name.unwrap_or_else(|| format!("objects[{number}]"))));
+                if keep {
+                    shown.push(ShownObject { ty: walk.name(&object.ty), value: Shown::None });
+                }
+            }
+        }
+    }
+    // What is broken may have had them.
+    let unused = walk.taken.iter().position(|taken| !taken).filter(|_| !broken);
+    if let Some(unused) = unused {
+        report(Fault::new(Code::StateResource).item(format!("resources[{unused}]")).found("one that no value has"));
+    }
+    shown
+}
+
+/// As errors name it: `vmm`, or `vmm#2` for another number than 0.
+pub(crate) fn instance_name(written: &Written, id: u32, number: u64) -> String {
+    let name = written.get(&id).map_or_else(|| format!("state {id}"), |(of, _)| of.name.clone());
+    named(&name, number)
+}
+
+/// As [`instance_name`].
+pub(crate) fn named(name: &str, number: u64) -> String {
+    if number == 0 { name.to_string() } else { format!("{name}#{number}") }
+}
+
+struct Walk<'a> {
+    image: &'a Image<'a>,
+    written: &'a Written,
+    keep: bool,
+    rest: &'a [u8],
+    end: usize,
+    depth: u32,
+    /// The number of the object that is being read.
+    object: u32,
+    bulk_left: u64,
+    taken: Vec<bool>,
+}
+
+type Result<T> = core::result::Result<T, Fault>;
+
+impl<'a> Walk<'a> {
+    fn offset(&self) -> u64 {
+        u64_of(self.end.saturating_sub(self.rest.len()))
+    }
+
+    fn fault(&self, code: Code) -> Fault {
+        Fault::new(code).offset(self.offset())
+    }
+
+    /// A type, with the names of its states.
+    fn name(&self, ty: &Kind) -> String {
+        match ty {
+            Kind::State(id) => self.written.get(id).map_or_else(|| ty.to_string(), |(of, _)| of.name.clone()),
+            _ => ty.to_string(),
+        }
+    }
+
+    fn ends(&self, what: &'static str) -> Result<()> {
+        match self.rest.len() {
+            0 => Ok(()),
+            left => Err(self.fault(Code::StateLength).item(what).found(format_args!("{left} bytes behind it"))),
+        }
+    }
+
+    fn bytes(&mut self, len: usize) -> Result<&'a [u8]> {
+        let (bytes, rest) = self.rest.split_at_checked(len).ok_or_else(|| {
+            let fault = self.fault(Code::Truncated).found(format_args!("{} bytes", self.rest.len()));
+            fault.expected(format_args!("at least {len}"))
+        })?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let bytes = self.bytes(N)?;
+        bytes.first_chunk().copied().ok_or_else(|| self.fault(Code::Truncated))
+    }
+
+    fn flag(&mut self) -> Result<bool> {
+        let fault = self.fault(Code::StateTag);
+        match self.array()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            [other] => Err(fault.found(other).expected("0 or 1")),
+        }
+    }
+
+    fn number(&mut self) -> Result<u64> {
+        let (number, rest) = number::read(self.rest).map_err(|broken| match broken {
+            number::Broken::Short => {
+                let fault = self.fault(Code::Truncated).found(format_args!("{} bytes", self.rest.len()));
+                fault.expected("a number")
+            }
+            number::Broken::Long => {
+                self.fault(Code::StateNumber).found("a longer form").expected("the shortest form")
+            }
+        })?;
+        self.rest = rest;
+        Ok(number)
+    }
+
+    fn len(&mut self) -> Result<usize> {
+        let at = self.offset();
+        let len = self.number()?;
+        let left = u64_of(self.rest.len());
+        if len <= left {
+            return Ok(usize_of(len));
+        }
+        let fault = Fault::new(Code::StateLength).offset(at).found(len);
+        Err(fault.expected(format_args!("at most {left}, the bytes that are left")))
+    }
+
+    fn value(&mut self, ty: &Kind) -> Result<Shown> {
+        match ty {
+            Kind::Scalar(of) => self.scalar(*of),
+            Kind::Array(count, of) => {
+                let count = self.fits(*count)?;
+                self.list(count, of)
+            }
+            Kind::Seq(of) => {
+                let count = self.len()?;
+                self.list(count, of)
+            }
+            Kind::Map(key, value) => self.map(key, value),
+            Kind::Set(of) => self.set(of),
+            Kind::Option(of) => if self.flag()? { self.value(of) } else { Ok(Shown::None) },
+            Kind::Tuple(types) => {
+                let mut shown = Vec::new();
+                for (index, of) in types.iter().enumerate() {
+                    let value = self.value(of).map_err(|fault| fault.within(&index.to_string()))?;
+                    if self.keep {
+                        shown.push(value);
+                    }
+                }
+                Ok(Shown::List(shown, u64_of(types.len())))
+            }
+            Kind::State(id) => self.state(*id),
+            Kind::Shared(of) => {
+                let fault = self.fault(Code::StateCycle);
+                let number = self.number()?;
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                self.object_is(number, of)?;
+                if number >= self.object {
+                    let fault = fault.found(format_args!("object {number} as a part of object {}", self.object));
+                    return Err(fault.expected("one that stands before it: only weak links go back"));
+                }
+                Ok(Shown::Object(number))
+            }
+            Kind::Link(of) => {
+                let number = u32::from_le_bytes(self.array()?).checked_sub(1);
+                if let Some(number) = number {
+                    self.object_is(number, of)?;
+                }
+                Ok(Shown::Link(number))
+            }
+            Kind::Plain(of) => self.bulk(scalar(*of).and_then(|(_, size)| size).map_or(1, u64::from)),
+            Kind::Records { size, .. } => self.bulk(*size),
+        }
+    }
+
+    /// A count that a type says: each takes at least a byte.
+    fn fits(&self, count: u64) -> Result<usize> {
+        let left = u64_of(self.rest.len());
+        if count <= left {
+            return Ok(usize_of(count));
+        }
+        let fault = self.fault(Code::Truncated).found(format_args!("{left} bytes"));
+        Err(fault.expected(format_args!("{count} elements")))
+    }
+
+    fn object_is(&self, number: u32, ty: &Kind) -> Result<()> {
+        match self.image.objects().get(index_of(number)) {
+            None => {
+                let fault = self.fault(Code::StateId).found(format_args!("object {number}"));
+                Err(fault.expected(format_args!("one of {}", self.image.objects().len())))
+            }
+            Some(object) if object.ty == *ty => Ok(()),
+            Some(object) => {
+                let fault = self.fault(Code::StateShared).found(format_args!("object {number}, {}", self.name(&object.ty)));
+                Err(fault.expected(self.name(ty)))
+            }
+        }
+    }
+
+    fn scalar(&mut self, of: u8) -> Result<Shown> {
+        Ok(match of {
+            kind::BOOL => Shown::Bool(self.flag()?),
+            kind::U8 => Shown::Number(self.array().map(|[byte]| byte)?.into()),
+            kind::U16 => Shown::Number(self.at_most(u16::MAX.into())?),
+            kind::U32 => Shown::Number(self.at_most(u32::MAX.into())?),
+            kind::U64 => Shown::Number(self.number()?),
+            kind::U128 => Shown::Big(u128::from_le_bytes(self.array()?)),
+            kind::I8 => signed(i8::from_le_bytes(self.array()?).into()),
+            kind::I16 => signed(self.between(i16::MIN.into(), i16::MAX.into())?),
+            kind::I32 => signed(self.between(i32::MIN.into(), i32::MAX.into())?),
+            kind::I64 => signed(unzigzag(self.number()?)),
+            kind::I128 => match i128::from_le_bytes(self.array()?) {
+                number if self.keep && number < 0 => Shown::Text(number.to_string()),
+                number => Shown::Big(number.unsigned_abs()),
+            },
+            kind::F32 => Shown::Float(f32::from_le_bytes(self.array()?).into()),
+            kind::F64 => Shown::Float(f64::from_le_bytes(self.array()?)),
+            kind::CHAR => {
+                let fault = self.fault(Code::StateTag);
+                let number = self.at_most(u32::MAX.into())?;
+                let character = u32::try_from(number).ok().and_then(char::from_u32);
+                let character = character
+                    .ok_or_else(|| fault.found(format_args!("{number:#x}")).expected("a character"))?;
+                if self.keep { Shown::Text(character.to_string()) } else { Shown::None }
+            }
+            kind::STR => {
+                let len = self.len()?;
+                let fault = self.fault(Code::Text);
+                let text = core::str::from_utf8(self.bytes(len)?).map_err(|error| {
+                    fault.found(format_args!("{len} bytes, of which that at {} is none", error.valid_up_to())).expected("UTF-8")
+                })?;
+                if self.keep { Shown::Text(text.to_string()) } else { Shown::None }
+            }
+            kind::FOLIO | kind::AREA | kind::MEMFD | kind::DESCRIPTOR => self.resource(of)?,
+            other => return Err(self.fault(Code::StateSchema).found(other).expected("a type that this reader knows")),
+        })
+    }
+
+    fn at_most(&mut self, most: u64) -> Result<u64> {
+        let fault = self.fault(Code::StateNumber);
+        match self.number()? {
+            number if number <= most => Ok(number),
+            number => Err(fault.found(number).expected(format_args!("at most {most}"))),
+        }
+    }
+
+    fn between(&mut self, least: i64, most: i64) -> Result<i64> {
+        let fault = self.fault(Code::StateNumber);
+        match unzigzag(self.number()?) {
+            number if (least..=most).contains(&number) => Ok(number),
+            number => Err(fault.found(number).expected(format_args!("{least} to {most}"))),
+        }
+    }
+
+    fn list(&mut self, count: usize, of: &Kind) -> Result<Shown> {
+        if *of == Kind::Scalar(kind::U8) {
+            let bytes = self.bytes(count)?;
+            let kept = if self.keep { bytes.get(..SHOWN).unwrap_or(bytes).to_vec() } else { Vec::new() };
+            return Ok(Shown::Bytes(kept, u64_of(count)));
+        }
+        let mut shown = Vec::new();
+        for index in 0..count {
+            let value = self.value(of).map_err(|fault| fault.within(&format!("[{index}]")))?;
+            if self.keep && index < SHOWN {
+                shown.push(value);
+            }
+        }
+        Ok(Shown::List(shown, u64_of(count)))
+    }
+
+    /// Reads a key; its bytes, and the value.
+    fn key(&mut self, of: &Kind) -> Result<(&'a [u8], Shown)> {
+        let before = self.rest;
+        let value = self.value(of)?;
+        let len = before.len().saturating_sub(self.rest.len());
+        Ok((before.get(..len).unwrap_or_default(), value))
+    }
+
+    fn map(&mut self, key: &Kind, of: &Kind) -> Result<Shown> {
+        let count = self.len()?;
+        let (mut keys, mut shown) = (Keys::default(), Vec::new());
+        for index in 0..count {
+            let within = |fault: Fault| fault.within(&format!("[{index}]"));
+            let (bytes, key) = self.key(key).map_err(|fault| within(fault.within("key")))?;
+            keys.add(bytes);
+            let value = self.value(of).map_err(within)?;
+            if self.keep && index < SHOWN {
+                shown.push((key, value));
+            }
+        }
+        keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a key twice, in what ends here"))?;
+        Ok(Shown::Map(shown, u64_of(count)))
+    }
+
+    fn set(&mut self, of: &Kind) -> Result<Shown> {
+        let count = self.len()?;
+        let (mut keys, mut shown) = (Keys::default(), Vec::new());
+        for index in 0..count {
+            let (bytes, value) = self.key(of).map_err(|fault| fault.within(&format!("[{index}]")))?;
+            keys.add(bytes);
+            if self.keep && index < SHOWN {
+                shown.push(value);
+            }
+        }
+        keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a value twice, in what ends here"))?;
+        Ok(Shown::List(shown, u64_of(count)))
+    }
+
+    fn bulk(&mut self, unit: u64) -> Result<Shown> {
+        let at = self.offset();
+        let len = self.number()?;
+        if len == 0 {
+            return Ok(Shown::Bulk(0, 0));
+        }
+        let offset = self.number()?;
+        let fault = || {
+            let fault = Fault::new(Code::StateLength).offset(at);
+            fault.found(format_args!("{len} bytes at {offset:#x} of the bulk data"))
+        };
+        let size = self.image.bulk_len();
+        let inside = offset.checked_add(len).is_some_and(|end| end <= size) && offset.is_multiple_of(BULK_ALIGN);
+        if !inside {
+            return Err(fault().expected(format_args!("at most {size}, at multiples of {BULK_ALIGN}")));
+        }
+        if !len.is_multiple_of(unit) {
+            return Err(fault().expected(format_args!("a multiple of {unit}")));
+        }
+        let left = self.bulk_left.checked_sub(len);
+        self.bulk_left = left.ok_or_else(|| fault().expected("bytes that no other value has"))?;
+        Ok(Shown::Bulk(len, offset))
+    }
+
+    fn resource(&mut self, of: u8) -> Result<Shown> {
+        use crate::abi::state::{AREA, DESCRIPTOR, FOLIO, MEMFD};
+        let at = self.offset();
+        let number = self.number()?;
+        let fault = || Fault::new(Code::StateResource).offset(at).found(format_args!("resource {number}"));
+        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        let resource = self
+            .image
+            .resources()
+            .get(index)
+            .ok_or_else(|| fault().expected(format_args!("one of {}", self.image.resources().len())))?;
+        let wanted = match of {
+            kind::FOLIO => FOLIO,
+            kind::AREA => AREA,
+            kind::MEMFD => MEMFD,
+            _ => DESCRIPTOR,
+        };
+        if resource.kind != wanted {
+            let fault = fault().found(format_args!("resource {number} of kind {}", resource.kind));
+            return Err(fault.expected(format_args!("kind {wanted}")));
+        }
+        match self.taken.get_mut(index) {
+            Some(taken) if !*taken => *taken = true,
+            _ => return Err(fault().expected("one that no other value has")),
+        }
+        Ok(Shown::Resource(*resource))
+    }
+
+    fn state(&mut self, id: u32) -> Result<Shown> {
+        let written = self.written;
+        let (of, version) = written
+            .get(&id)
+            .ok_or_else(|| self.fault(Code::StateId).found(format_args!("no description of id {id}")))?;
+        self.depth = self.depth.saturating_add(1);
+        if self.depth > limits::DEPTH {
+            let fault = self.fault(Code::StateDepth);
+            return Err(fault.expected(format_args!("at most {} states in each other", limits::DEPTH)));
+        }
+        let mut shown =
+            ShownState { id, name: String::new(), version: *version, variant: None, fields: Vec::new() };
+        if self.keep {
+            shown.name.clone_from(&of.name);
+        }
+        match &of.body {
+            DescriptionBody::Struct { fields, subsections } => {
+                self.fields(fields, *version, &mut shown)?;
+                if !subsections.is_empty() {
+                    self.subsections(of, &mut shown)?;
+                }
+            }
+            DescriptionBody::Enum { variants } => {
+                let fault = self.fault(Code::StateTag);
+                let tag = self.number()?;
+                let variant = variants.iter().find(|one| u64::from(one.tag) == tag && one.since <= *version);
+                let variant = variant.ok_or_else(|| {
+                    let known = variants.iter().filter(|one| one.since <= *version);
+                    let known: Vec<_> = known.map(|one| format!("{} ({})", one.tag, one.name)).collect();
+                    fault.item("tag").found(tag).expected(known.join(", "))
+                })?;
+                if self.keep {
+                    shown.variant = Some(variant.name.clone());
+                }
+                self.fields(&variant.fields, *version, &mut shown).map_err(|fault| fault.within(&variant.name))?;
+            }
+        }
+        self.depth = self.depth.saturating_sub(1);
+        Ok(Shown::State(shown))
+    }
+
+    fn fields(&mut self, fields: &[FieldDescription], version: u32, shown: &mut ShownState) -> Result<()> {
+        for field in fields.iter().filter(|field| field.is_in(version)) {
+            let value = if !field.when || self.flag().map_err(|fault| fault.within(&field.name))? {
+                self.value(&field.ty).map_err(|fault| fault.within(&field.name))?
+            } else {
+                Shown::None
+            };
+            if self.keep {
+                shown.fields.push((field.name.clone(), value));
+            }
+        }
+        Ok(())
+    }
+
+    fn subsections(&mut self, of: &Description, shown: &mut ShownState) -> Result<()> {
+        let count = self.len()?;
+        let mut seen = alloc::collections::BTreeSet::new();
+        for _ in 0..count {
+            let fault = self.fault(Code::StateId);
+            let id = u32::from_le_bytes(self.array()?);
+            let part = of.subsections().iter().find(|part| part.id == id);
+            let part = part.ok_or_else(|| {
+                let fault = fault.clone().found(format_args!("a subsection of id {id}"));
+                fault.expected("one that the description has")
+            })?;
+            if !seen.insert(id) {
+                return Err(fault.item(part.name.clone()).found("a subsection that is there twice"));
+            }
+            let len = u64::from(u32::from_le_bytes(self.array()?));
+            let left = u64_of(self.rest.len());
+            if len > left {
+                let fault = self.fault(Code::StateLength).item(part.name.clone()).found(len);
+                return Err(fault.expected(format_args!("at most {left}, the bytes that are left")));
+            }
+            let (own, behind) = self.rest.split_at_checked(usize_of(len)).unwrap_or_default();
+            let end = self.end;
+            (self.rest, self.end) = (own, end.saturating_sub(behind.len()));
+            let value = self.state(id).and_then(|value| self.ends("subsection").map(|()| value));
+            let value = value.map_err(|fault| fault.within(&part.name))?;
+            (self.rest, self.end) = (behind, end);
+            if self.keep {
+                shown.fields.push((part.name.clone(), value));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn signed(number: i64) -> Shown {
+    u64::try_from(number).map_or(Shown::Negative(number), Shown::Number)
+}
+
+/// The keys of a map, by their bytes: each value has one form.
+#[derive(Default)]
+struct Keys<'a> {
+    all: Vec<&'a [u8]>,
+    scattered: bool,
+}
+
+impl<'a> Keys<'a> {
+    fn add(&mut self, key: &'a [u8]) {
+        // The order of numbers: the longer form is the larger number, and the last bytes weigh most.
+        let by_weight = |one: &[u8], other: &[u8]| {
+            one.len().cmp(&other.len()).then_with(|| one.iter().rev().cmp(other.iter().rev()))
+        };
+        if let Some(last) = self.all.last()
+            && !self.scattered
+        {
+            self.scattered = by_weight(last, key).is_ge();
+        }
+        self.all.push(key);
+    }
+
+    fn are_unique(mut self) -> core::result::Result<(), ()> {
+        if !self.scattered {
+            return Ok(());
+        }
+        self.all.sort_unstable();
+        let twice = self.all.iter().zip(self.all.iter().skip(1)).any(|(one, other)| one == other);
+        if twice { Err(()) } else { Ok(()) }
+    }
+}
