@@ -22,6 +22,9 @@ pub const TYPE: u32 = 1;
 pub const KIND_NODE: u16 = 1;
 /// [`Entry::kind`]: a layout that nodes use.
 pub const KIND_LAYOUT: u16 = 2;
+/// [`Entry::kind`]: a state of a node that has states, whose entry stands before. Its second text is the description,
+/// as [`Shape::bytes`](crate::state::Shape::bytes) has it.
+pub const KIND_STATE: u16 = 3;
 /// [`Entry::flags`]: the program reads it.
 pub const READS: u16 = 1;
 /// [`Entry::flags`]: the program can write it.
@@ -63,15 +66,15 @@ wire! {
     pub struct Entry: 16 align 4 of Some(COMPAT) => {
         /// Bytes of the entry, with this header, both texts and the zeros behind them: what follows is the next one.
         0 size: U32,
-        /// [`KIND_NODE`], [`KIND_LAYOUT`]; others are passed over.
+        /// [`KIND_NODE`], [`KIND_LAYOUT`], [`KIND_STATE`]; others are passed over.
         4 kind: U16,
         /// [`READS`], [`WRITES`], [`REQUIRED`]; others mean nothing.
         6 flags: U16,
-        /// Number of the oldest version of the composite's owner.
+        /// Number of the oldest version of the composite's owner, or of the state.
         8 oldest: U32,
         /// Bytes of the node's name.
         12 node_size: U16,
-        /// Bytes of the composite, `my-cache-v2;vmalloc-v1`, in its newest version.
+        /// Bytes of the composite, `my-cache-v2;vmalloc-v1`, in its newest version; or of the description.
         14 made_of_size: U16,
     }
 

@@ -14,7 +14,7 @@ use super::{Compat, CompatList, CompatVec, MadeOf, Quoted, Reads, Short};
 use crate::abi;
 use crate::num::index_of;
 use crate::report::{Code, Fault};
-use crate::state::Description;
+use crate::state::{self, Description};
 
 /// What a side reads or writes in one place: a node, or a layout that nodes use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,14 +236,23 @@ impl Terms {
         self.of(node).find(|term| term.has_states()).map(Term::states)
     }
 
-    /// The same for a node that is known by another term already.
-    pub(crate) fn add_state(&mut self, node: &str, state: Description) -> bool {
+    /// Adds a state to a node of states that is known already.
+    ///
+    /// # Errors
+    /// [`Code::StateId`] when there is no such node, or it has a state of that id.
+    pub(crate) fn add_state(&mut self, node: &str, state: Description) -> Result<(), Fault> {
         let terms = self.nodes.get_mut(node).map(Vec::as_mut_slice).unwrap_or_default();
-        let Some(term) = terms.iter_mut().find(|term| term.has_states()) else { return false };
-        term.states.push(state);
-        term.states.sort_by_key(|state| state.id);
-        term.states.dedup();
-        true
+        let fault = || Fault::new(Code::StateId).item(node.to_owned()).found(state.summary());
+        let Some(term) = terms.iter_mut().find(|term| term.has_states()) else {
+            return Err(fault().expected("a state of a node that has states"));
+        };
+        match term.states.binary_search_by_key(&state.id, |known| known.id) {
+            Ok(_) => Err(fault().expected("an id of its own for each state")),
+            Err(place) => {
+                term.states.insert(place, state);
+                Ok(())
+            }
+        }
     }
 
     /// Whether these are few enough to be held against others, each against each, whoever made them.
@@ -357,7 +366,13 @@ pub fn negotiate(offer: &Terms, accept: &Terms) -> Agreement {
         let offers: Vec<_> = offers.iter().map(made_of).collect();
         let takes: Vec<_> = takes.iter().map(made_of).collect();
         let outcome = match settle(&offers, &takes, &Layouts { agreed: &layouts, reads: &reads }) {
-            Ok(made_of) => Outcome::Write(made_of.list().to_string()),
+            Ok(made_of) => match (offer.states(node), accept.states(node)) {
+                (Some(writes), Some(reads)) => match state::negotiate(writes, reads) {
+                    why if state::refuses(&why) => Outcome::Refuse(why),
+                    _ => Outcome::Write(made_of.list().to_string()),
+                },
+                _ => Outcome::Write(made_of.list().to_string()),
+            },
             Err(why) if offer.requires(node) || accept.requires(node) => Outcome::Refuse(why),
             Err(why) => Outcome::Drop(why),
         };

@@ -94,6 +94,9 @@ impl<M: Home> Finished<M> {
             name: &node.name,
             list: written.property(kho::COMPATIBLE).map(|_| node.made_of.list()),
             optional: node.optional,
+            states: (node.made_of.list().owner().name() == crate::abi::state::COMPAT.name())
+                .then(|| crate::state::written_in(&self.outgoing.memory, node.blob.range()))
+                .flatten(),
         });
         Ok(Forecast::new(reads, root.root().required(kho::COMPATIBLE)?.value(), nodes))
     }

@@ -10,6 +10,7 @@ use super::plan::Verdict;
 use super::planner::{match_parts, match_root, stranger, unread};
 use crate::abi::kho;
 use crate::compat::{CompatList, MadeOf, Terms, made_of, missing};
+use crate::state::{Description, WrittenStates, refuses};
 use crate::report::{Code, Fault, Severity};
 
 /// What becomes of one node.
@@ -43,6 +44,8 @@ pub(crate) struct GivenNode<'a> {
     pub(crate) name: &'a str,
     pub(crate) list: Option<CompatList<'a>>,
     pub(crate) optional: bool,
+    /// The states in it, of a node of states that could be read.
+    pub(crate) states: Option<WrittenStates>,
 }
 
 impl Forecast {
@@ -68,18 +71,17 @@ impl Forecast {
             let (verdict, why) = match node.list {
                 _ if takes.is_empty() => {
                     let (verdict, fault) = stranger(&compatible, node.optional);
-                    (verdict, alloc::vec![fault])
+                    (verdict, named(alloc::vec![fault]))
                 }
-                None => (Verdict::Opaque, alloc::vec![Fault::new(Code::CompatMissing)]),
+                None => (Verdict::Opaque, named(alloc::vec![Fault::new(Code::CompatMissing)])),
                 Some(list) => {
                     let why: Vec<Fault> = list.refused(&takes, &layouts).into_iter().map(Fault::from).collect();
                     match why.is_empty() {
-                        true => (Verdict::Fine, why),
-                        false => unread(why, node.optional && !reads.requires(node.name)),
+                        true => of_states(node.states.as_ref(), reads.states(node.name), optional),
+                        false => unread(named(why), node.optional && !reads.requires(node.name)),
                     }
                 }
             };
-            let why = why.into_iter().map(|fault| fault.item(kho::COMPATIBLE)).collect();
             told.push(Foretold { node: format!("/{}", node.name), compatible, verdict, why });
         }
         for name in reads.names().filter(|name| reads.requires(name) && !seen.contains(name)) {
@@ -103,6 +105,18 @@ impl Forecast {
             (false, false) => Verdict::Fine,
         }
     }
+}
+
+/// Faults of a node's list.
+fn named(why: Vec<Fault>) -> Vec<Fault> {
+    why.into_iter().map(|fault| fault.item(kho::COMPATIBLE)).collect()
+}
+
+/// What a reader of these states says of a node whose list it takes.
+fn of_states(states: Option<&WrittenStates>, reads: Option<&[Description]>) -> (Verdict, Vec<Fault>) {
+    let (Some(states), Some(reads)) = (states, reads) else { return (Verdict::Fine, Vec::new()) };
+    let why = states.judge(reads);
+    (if refuses(&why) { Verdict::Refused } else { Verdict::Fine }, why)
 }
 
 impl fmt::Display for Forecast {

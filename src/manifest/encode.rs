@@ -3,11 +3,12 @@
 use super::{Entry, LAYOUTS, What};
 use crate::abi;
 use crate::abi::manifest::{
-    COMPAT, KIND_LAYOUT, KIND_NODE, NAME, READS, TYPE, VERSIONS_ENTRY, VERSIONS_MAGIC, VERSIONS_VERSION, WRITES,
+    COMPAT, KIND_LAYOUT, KIND_NODE, KIND_STATE, NAME, READS, TYPE, VERSIONS_ENTRY, VERSIONS_MAGIC, VERSIONS_VERSION, WRITES,
 };
 use crate::compat::{Compat, CompatList, MadeOf, Reads, Terms};
 use crate::num::{low_u16, low_u32, u64_of};
 use crate::out::Out;
+use crate::state::{self, Shape};
 
 /// Bytes of a section, aligned as notes are.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +61,21 @@ impl<'a> Out<'a> {
             .pad(4)
     }
 
+    const fn state(self, flags: u16, node: &str, shape: &Shape) -> Out<'a> {
+        let description = shape.bytes();
+        assert!(description.len() <= 0xffff, "the description of a state has at most 65535 bytes");
+        let size = ENTRY.saturating_add(node.len()).saturating_add(description.len()).next_multiple_of(4);
+        self.u32(low_u32(size))
+            .u16(KIND_STATE)
+            .u16(flags)
+            .u32(shape.min_version())
+            .u16(low_u16(node.len()))
+            .u16(low_u16(description.len()))
+            .bytes(node.as_bytes())
+            .bytes(description)
+            .pad(4)
+    }
+
     const fn layout(self, versions: Reads<'_>, flags: u16) -> Out<'a> {
         self.entry(KIND_LAYOUT, flags, versions.oldest(), "", CompatList::new(versions.newest(), &[]))
     }
@@ -99,6 +115,18 @@ const fn body<'a>(mut out: Out<'a>, entries: &[Entry]) -> (Out<'a>, u32) {
                 }
                 assert!(count.saturating_sub(before) <= Terms::MOST, "a node has at most 64 ranges of versions");
             }
+            What::States(node, shapes) => {
+                let versions = state::MADE_OF.owner().version();
+                out = out.entry(KIND_NODE, entry.flags, versions, node, state::MADE_OF);
+                count = count.saturating_add(1);
+                state::check_closed(shapes);
+                let mut rest = shapes;
+                while let [shape, more @ ..] = rest {
+                    out = out.state(entry.flags, node, shape);
+                    count = count.saturating_add(1);
+                    rest = more;
+                }
+            }
         }
         rest = more;
     }
@@ -112,7 +140,7 @@ const fn check_once(entries: &[Entry]) {
     while let [entry, more @ ..] = rest {
         let mut others = more;
         while let [other, behind @ ..] = others {
-            if let (What::Node(one, _), What::Node(another, _)) = (entry.what, other.what)
+            if let (Some(one), Some(another)) = (entry.what.node(), other.what.node())
                 && entry.flags & other.flags & (READS | WRITES) != 0
             {
                 assert!(!same(one.as_bytes(), another.as_bytes()), "a node is declared once for each side");
@@ -161,9 +189,12 @@ pub const fn note<const N: usize>(entries: &[Entry]) -> Bytes<N> {
 const fn table<'a>(mut out: Out<'a>, entries: &[Entry]) -> Out<'a> {
     let mut rest = entries;
     while let [entry, more @ ..] = rest {
-        if let What::Node(_, mut lists) = entry.what
-            && entry.has(READS)
-        {
+        let mut lists: &[CompatList<'_>] = match entry.what {
+            What::Node(_, lists) => lists,
+            What::States(..) => &[state::MADE_OF],
+            What::Layout(_) => &[],
+        };
+        if entry.has(READS) {
             while let [list, more @ ..] = lists {
                 // With its header the table stays a multiple of 8; each field is padded by itself.
                 let end = out.len.saturating_add(VERSIONS_ENTRY);

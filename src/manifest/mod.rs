@@ -45,6 +45,7 @@ use alloc::vec::Vec;
 use crate::abi;
 use crate::compat::{CompatList, MadeOf, Reads, Term, Terms, is_node_name};
 use crate::report::{Code, Fault};
+use crate::state::{self, Shape};
 
 #[cfg(all(feature = "std", feature = "serde"))]
 pub(crate) use file::{Sections, is_dynamic};
@@ -73,9 +74,21 @@ enum What {
     Node(&'static str, &'static [CompatList<'static>]),
     /// A layout that nodes use.
     Layout(Reads<'static>),
+    /// A node of states, and the states.
+    States(&'static str, &'static [&'static Shape]),
 }
 
-/// A line of a manifest: see [`both`], [`reads`], [`writes`] and [`layout`].
+impl What {
+    /// The node, where it is one.
+    const fn node(self) -> Option<&'static str> {
+        match self {
+            What::Node(node, _) | What::States(node, _) => Some(node),
+            What::Layout(_) => None,
+        }
+    }
+}
+
+/// A line of a manifest: see [`both`], [`reads`], [`writes`], [`states`] and [`layout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     what: What,
@@ -118,6 +131,48 @@ pub const fn writes(node: &'static str, made_of: &'static [CompatList<'static>])
     entry(node, made_of, abi::manifest::WRITES | abi::manifest::REQUIRED)
 }
 
+/// The program takes over and hands over these states, in the node of that name: all that they are made of, so that who
+/// has only the file of the program can tell whether it reads what another one saved.
+///
+/// ```
+/// # #[cfg(feature = "derive")] {
+/// use kho::state::State;
+///
+/// #[derive(State)]
+/// #[state(id = 1, version = 2)]
+/// struct Clock {
+///     ticks: u64,
+///     alarm: Alarm,
+/// }
+/// #[derive(State)]
+/// #[state(id = 2, version = 1)]
+/// struct Alarm {
+///     at: u64,
+/// }
+///
+/// kho::manifest! {
+///     static MANIFEST = [states("state", &[Clock::SHAPE, Alarm::SHAPE])];
+/// }
+/// let found = kho::manifest::Found::parse(MANIFEST.note())?;
+/// let names: Vec<&str> = found.reads.states("state").unwrap().iter().map(|state| state.name.as_str()).collect();
+/// assert_eq!(names, ["clock", "alarm"]);
+/// # }
+/// # Ok::<(), kho::report::Fault>(())
+/// ```
+///
+/// # Panics
+///
+/// When a state is missing that another one is made of, or two have one id, or no node of a device tree can have the
+/// name; in a `const`, that is an error of the compiler.
+#[must_use]
+#[track_caller]
+pub const fn states(node: &'static str, states: &'static [&'static Shape]) -> Entry {
+    check_name(node);
+    state::check_closed(states);
+    let flags = abi::manifest::READS | abi::manifest::WRITES | abi::manifest::REQUIRED;
+    Entry { what: What::States(node, states), flags }
+}
+
 /// The program knows a layout in these versions, beyond those of [`LAYOUTS`]: what it adds with
 /// [`Registry::add_layout`](crate::handover::Registry::add_layout).
 #[must_use]
@@ -125,11 +180,16 @@ pub const fn layout(versions: Reads<'static>) -> Entry {
     Entry { what: What::Layout(versions), flags: abi::manifest::READS | abi::manifest::WRITES }
 }
 
-const fn entry(node: &'static str, made_of: &'static [CompatList<'static>], flags: u16) -> Entry {
+#[track_caller]
+const fn check_name(node: &str) {
     assert!(
         is_node_name(node.as_bytes()),
         "the name of a node is a letter, then letters, digits and ,._+-, at most 31"
     );
+}
+
+const fn entry(node: &'static str, made_of: &'static [CompatList<'static>], flags: u16) -> Entry {
+    check_name(node);
     assert!(!made_of.is_empty(), "a node has a list");
     let mut rest = made_of;
     while let [newer, more @ ..] = rest {
@@ -188,6 +248,11 @@ impl Manifest {
         for entry in self.entries.iter().filter(|entry| entry.has(flag)) {
             match entry.what {
                 What::Layout(versions) => terms.add(Term::layout(versions)),
+                What::States(node, shapes) => {
+                    let required = entry.has(abi::manifest::REQUIRED);
+                    let term = Term::node(node, MadeOf { newest: state::MADE_OF, oldest: state::MADE_OF.owner().version() }, required);
+                    terms.add(term.with_states(state::descriptions(shapes.iter().copied())));
+                }
                 What::Node(node, made_of) => {
                     let required = entry.has(abi::manifest::REQUIRED);
                     terms
@@ -232,6 +297,8 @@ impl Manifest {
         for node in nodes {
             let (mut said, mut done) = (lines(says, node), lines(does, node));
             if said == done {
+                let (said, done) = (says.states(node).unwrap_or_default(), does.states(node).unwrap_or_default());
+                differences.extend(state::disagree(node, said, done));
                 continue;
             }
             let mut item = format!("/{node}");
@@ -253,8 +320,8 @@ impl Manifest {
 /// Declares what a program reads and writes: once in a program, best beside its `main`.
 ///
 /// Each line is [`both`](crate::manifest::both), [`reads`](crate::manifest::reads) or
-/// [`writes`](crate::manifest::writes) of a node, with the composites it has, the newest first, or a
-/// [`layout`](crate::manifest::layout). The static is a [`Manifest`](crate::manifest::Manifest); its bytes stand in the
+/// [`writes`](crate::manifest::writes) of a node, with the composites it has, the newest first, or the
+/// [`states`](crate::manifest::states) of a node of states, or a [`layout`](crate::manifest::layout). The static is a [`Manifest`](crate::manifest::Manifest); its bytes stand in the
 /// sections `.note.kho` and `.liveupdate_versions` of the program, for `kho manifest`, `kho plan --against` and the
 /// predecessor.
 ///
@@ -277,7 +344,7 @@ macro_rules! manifest {
         $(#[$meta])*
         $vis static $name: $crate::manifest::Manifest = {
             #[allow(unused_imports, reason = "no manifest needs all of them")]
-            use $crate::manifest::{both, layout, reads, writes};
+            use $crate::manifest::{both, layout, reads, states, writes};
             const ENTRIES: &[$crate::manifest::Entry] = &[$($entry),*];
 
             #[used]

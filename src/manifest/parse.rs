@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 use zerocopy::FromBytes as _;
 
 use crate::abi::manifest::{
-    COMPAT, Entry, Header, KIND_LAYOUT, KIND_NODE, NAME, NoteHeader, READS, REQUIRED, TYPE, VERSIONS_ENTRY,
+    COMPAT, Entry, Header, KIND_LAYOUT, KIND_NODE, KIND_STATE, NAME, NoteHeader, READS, REQUIRED, TYPE, VERSIONS_ENTRY,
     VERSIONS_MAGIC, VERSIONS_SECTION, VERSIONS_VERSION, WRITES,
 };
 use crate::compat::{Compat, Quoted, Term, Terms};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
+use crate::state::Description;
 
 /// What a program says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,10 +48,7 @@ impl Found {
         let size = usize_of(header.desc_size.get().into());
         let desc = rest.get(..size).ok_or_else(|| cut("desc_size").expected(format_args!("{size} and more")))?;
         let offset = u64_of(note.len().saturating_sub(rest.len()));
-        Found::parse_desc(desc).map_err(|fault| {
-            let inner = fault.at().offset.unwrap_or(0);
-            moved(fault, offset.saturating_add(inner))
-        })
+        Found::parse_desc(desc).map_err(|fault| fault.offset(0).moved(offset))
     }
 
     /// Reads the description of a note.
@@ -111,7 +109,7 @@ impl Found {
                 .found(size)
                 .expected(format_args!("at least {}", size_of::<Entry>()))
         })?;
-        if ![KIND_NODE, KIND_LAYOUT].contains(&header.kind.get()) {
+        if ![KIND_NODE, KIND_LAYOUT, KIND_STATE].contains(&header.kind.get()) {
             self.passed_over = self.passed_over.saturating_add(1);
             return Ok(rest);
         }
@@ -127,12 +125,23 @@ impl Found {
             let fault = Fault::new(Code::Text).item("node").found(Quoted(node));
             return Err(fault.expected("a name for a node, none for a layout"));
         }
-        let (node, made_of) = (text(node, "node")?, text(made_of, "made_of")?);
         let flags = header.flags.get();
-        let term = Term::parse(node, made_of, header.oldest.get(), flags & REQUIRED != 0).map_err(|fault| {
-            let Some(inner) = fault.at().offset else { return fault };
+        if header.kind.get() == KIND_STATE {
+            let node = text(node, "node")?;
             let start = at.saturating_add(u64_of(size_of::<Entry>())).saturating_add(u64_of(node.len()));
-            moved(fault, start.saturating_add(inner))
+            let state = Description::parse(made_of).map_err(|fault| fault.moved(start))?;
+            if flags & READS != 0 {
+                self.reads.add_state(node, state.clone())?;
+            }
+            if flags & WRITES != 0 {
+                self.writes.add_state(node, state)?;
+            }
+            return Ok(rest);
+        }
+        let (node, made_of) = (text(node, "node")?, text(made_of, "made_of")?);
+        let term = Term::parse(node, made_of, header.oldest.get(), flags & REQUIRED != 0).map_err(|fault| {
+            let start = at.saturating_add(u64_of(size_of::<Entry>())).saturating_add(u64_of(node.len()));
+            fault.moved(start)
         })?;
         if flags & READS != 0 {
             self.reads.add(term.clone());
@@ -142,18 +151,6 @@ impl Found {
         }
         Ok(rest)
     }
-}
-
-/// The same fault at another offset.
-fn moved(fault: Fault, offset: u64) -> Fault {
-    let mut moved = Fault::new(fault.code()).offset(offset);
-    if let Some(item) = fault.at().item.clone() {
-        moved = moved.item(item);
-    }
-    if !fault.found_text().is_empty() {
-        moved = moved.found(fault.found_text());
-    }
-    if fault.expected_text().is_empty() { moved } else { moved.expected(fault.expected_text()) }
 }
 
 /// So many entries of a table are read.

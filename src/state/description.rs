@@ -237,6 +237,17 @@ impl Description {
         }
     }
 
+    /// The ids of all states that it may be made of, directly.
+    pub(crate) fn parts(&self, found: &mut dyn FnMut(u32)) {
+        let variants = match &self.body {
+            DescriptionBody::Struct { .. } => &[][..],
+            DescriptionBody::Enum { variants } => variants,
+        };
+        let fields = self.fields(None).iter().chain(variants.iter().flat_map(|variant| &variant.fields));
+        fields.for_each(|field| field.ty.states(&mut |id, _| found(id)));
+        self.subsections().iter().for_each(|part| found(part.id));
+    }
+
     /// Whether a value of this in that version takes at least one byte, so that a length bounds how many there are.
     pub(crate) fn takes_bytes(&self, version: u32) -> bool {
         match &self.body {
@@ -462,4 +473,15 @@ impl<'a> Input<'a> {
             of => return Err(self.fault("type").found(of).expected("a type that this reader knows")),
         })
     }
+}
+
+/// Where the states that a program has are not those of its manifest: the first of them.
+pub(crate) fn disagree(node: &str, said: &[Description], done: &[Description]) -> Option<Fault> {
+    let ids: BTreeSet<u32> = said.iter().chain(done).map(|of| of.id).collect();
+    let find = |all: &[Description], id: u32| all.iter().find(|of| of.id == id).cloned();
+    let text = |of: Option<Description>| of.map_or_else(|| "no such state".into(), |of| of.summary());
+    let mut pairs = ids.into_iter().map(|id| (find(said, id), find(done, id)));
+    let (said, done) = pairs.find(|(said, done)| said != done)?;
+    let fault = Fault::new(Code::ManifestDisagrees).item(alloc::format!("/{node}")).found(text(done));
+    Some(fault.expected(alloc::format!("{}, as the manifest says", text(said))))
 }

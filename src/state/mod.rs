@@ -21,13 +21,18 @@ mod walk;
 
 pub use attach::{Holder, Origin, States, Unclaimed};
 pub use bytes::{Saved, restore, save, save_as};
+pub(crate) use description::disagree;
 pub use description::{
     Description, DescriptionBody, FieldDescription, Kind, SubsectionDescription, VariantDescription,
 };
 pub use error::{Error, Result};
 pub use image::Image;
 pub use node::{LookAtStates, MADE_OF, Resources, StatesNode};
-pub(crate) use {fit::{Written, written}, node::{judge, refuses}, walk::objects};
+pub(crate) use node::{WrittenStates, descriptions, negotiate, refuses};
+#[cfg(feature = "write")]
+pub(crate) use node::written_in;
+pub(crate) use shape::check_closed;
+pub(crate) use walk::objects;
 #[cfg(feature = "std")]
 pub use resource::{FileDescriptor, Memfd};
 pub use resource::Scattered;

@@ -299,12 +299,56 @@ impl<M: Resources + Claim> Component<M> for StatesNode {
     }
 }
 
-/// What a reader says to states that were written: the words of its plan.
-pub(crate) fn judge(written: &fit::Written, roots: &[u32], reads: &[Description]) -> Vec<Fault> {
-    let known = reads.iter().map(|of| (of.id, (of.clone(), of.version))).collect();
-    let mut fit = Fit { findings: Vec::new(), newest: true };
-    fit.check(written, &known, roots.iter().copied());
-    fit.findings
+/// What is in a node of states: descriptions, and those of the objects that can be asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WrittenStates {
+    pub(crate) written: fit::Written,
+    pub(crate) roots: Vec<u32>,
+}
+
+impl WrittenStates {
+    pub(crate) fn of(image: &Image<'_>) -> Result<Self, Fault> {
+        Ok(WrittenStates { written: fit::written(image)?, roots: image.instances().map(|(id, _)| id).collect() })
+    }
+
+    /// What a reader says of them: the words of its plan.
+    pub(crate) fn judge(&self, reads: &[Description]) -> Vec<Fault> {
+        let known = reads.iter().map(|of| (of.id, (of.clone(), of.version))).collect();
+        let mut fit = Fit { findings: Vec::new(), newest: true };
+        fit.check(&self.written, &known, self.roots.iter().copied());
+        fit.findings
+    }
+}
+
+/// What would become of the states of one program in another one, each written in the newest version that both know:
+/// every reason against it.
+pub(crate) fn negotiate(writes: &[Description], reads: &[Description]) -> Vec<Fault> {
+    let version = |of: &Description| {
+        let known = reads.iter().find(|known| known.id == of.id);
+        known.map_or(of.version, |known| of.version.min(known.version).max(of.min_version))
+    };
+    let written: fit::Written = writes.iter().map(|of| (of.id, (of.clone(), version(of)))).collect();
+    let mut parts = BTreeSet::new();
+    for of in writes {
+        of.parts(&mut |id| {
+            if id != of.id {
+                parts.insert(id);
+            }
+        });
+    }
+    let roots: Vec<u32> = writes.iter().map(|of| of.id).filter(|id| !parts.contains(id)).collect();
+    WrittenStates { written, roots }.judge(reads)
+}
+
+/// The states of a node that was just written, as it stands in memory; none where its blocks are described otherwise.
+#[cfg(feature = "write")]
+pub(crate) fn written_in(memory: &dyn Memory, blob: crate::mem::PhysRange) -> Option<WrittenStates> {
+    let wire: Blob = crate::mem::read_wire(memory, blob.start()).ok()?;
+    let area = Area::load(memory, &wire.meta_blocks, &mut crate::mem::Bits::default()).ok()?.area;
+    let size = wire.meta.get().min(area.bytes(memory.geometry()));
+    let mut bytes = alloc::vec![0; usize_of(size)];
+    area.read(memory, 0, &mut bytes).ok()?;
+    WrittenStates::of(&Image::open(&bytes).ok()?).ok()
 }
 
 /// Whether any of these refuses.

@@ -138,6 +138,14 @@ pub struct Shape {
     pub(crate) bytes: &'static [u8],
 }
 
+impl PartialEq for Shape {
+    fn eq(&self, other: &Shape) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Shape {}
+
 impl Shape {
     /// For `#[derive(State)]`, with the bytes of [`shape_bytes`].
     #[doc(hidden)]
@@ -244,6 +252,80 @@ pub(crate) fn closure(
         }
     }
     Ok(shapes)
+}
+
+/// Panics when a state is not here that another one is made of, or two have one id.
+#[track_caller]
+pub(crate) const fn check_closed(shapes: &[&Shape]) {
+    let mut rest = shapes;
+    while let [shape, more @ ..] = rest {
+        assert!(!has_id(more, shape.desc.id), "two states of a manifest have the same id");
+        match shape.desc.body {
+            Body::Struct { fields, subsections } => {
+                check_fields(shapes, fields);
+                let mut parts = subsections;
+                while let [part, more @ ..] = parts {
+                    check_id(shapes, part.id);
+                    parts = more;
+                }
+            }
+            Body::Enum { variants } => {
+                let mut all = variants;
+                while let [variant, more @ ..] = all {
+                    check_fields(shapes, variant.fields);
+                    all = more;
+                }
+            }
+        }
+        rest = more;
+    }
+}
+
+const fn has_id(shapes: &[&Shape], id: u32) -> bool {
+    let mut rest = shapes;
+    while let [shape, more @ ..] = rest {
+        if shape.desc.id == id {
+            return true;
+        }
+        rest = more;
+    }
+    false
+}
+
+#[track_caller]
+const fn check_id(shapes: &[&Shape], id: u32) {
+    assert!(has_id(shapes, id), "a state that another one of the manifest is made of is not in the manifest: add its SHAPE");
+}
+
+#[track_caller]
+const fn check_fields(shapes: &[&Shape], fields: &[Field]) {
+    let mut rest = fields;
+    while let [field, more @ ..] = rest {
+        check_type(shapes, &field.ty);
+        rest = more;
+    }
+}
+
+#[track_caller]
+const fn check_type(shapes: &[&Shape], ty: &Type) {
+    match ty {
+        Type::Scalar(_) | Type::Plain(_) => {}
+        Type::Array(_, of) | Type::Seq(of) | Type::Set(of) | Type::Option(of) | Type::Shared(of) | Type::Link(of) => {
+            check_type(shapes, of);
+        }
+        Type::Map(key, value) => {
+            check_type(shapes, key);
+            check_type(shapes, value);
+        }
+        Type::Tuple(types) => {
+            let mut rest = *types;
+            while let [of, more @ ..] = rest {
+                check_type(shapes, of);
+                rest = more;
+            }
+        }
+        Type::State { id, .. } => check_id(shapes, *id),
+    }
 }
 
 const fn ty<'a>(out: Out<'a>, of: &Type) -> Out<'a> {

@@ -10,6 +10,7 @@ use crate::inspect::{Content, Decoded, Node, Problem};
 use crate::mem::Machine;
 use crate::num::u64_of;
 use crate::report::{Class, Code, Severity};
+use crate::state::WrittenStates;
 
 /// What a handover carries.
 ///
@@ -45,6 +46,8 @@ pub(super) struct GivenNode {
     /// As what its blob was read, which may say what it is.
     pub(super) read_as: Option<String>,
     pub(super) optional: bool,
+    /// The states in it.
+    pub(super) states: Option<WrittenStates>,
 }
 
 impl Default for Given {
@@ -130,6 +133,7 @@ impl Carried {
             compatible: Vec::new(),
             read_as: item.components.first().cloned(),
             optional: false,
+            states: None,
         };
         let of = |root: bool| items.iter().filter(move |item| (item.node == "/") == root && item.role != Role::Handler);
         let root = of(true).flat_map(|item| item.components.clone()).collect();
@@ -173,6 +177,7 @@ impl From<&Decoded> for Carried {
             compatible: node.compatible.clone(),
             read_as: node.read_as.clone(),
             optional: node.optional,
+            states: None,
         };
         carried.given = Given::Nodes(decoded.root.compatible.clone(), decoded.nodes.iter().map(node).collect());
         for node in &decoded.nodes {

@@ -24,6 +24,7 @@ pub(super) fn plan(carried: &Carried, program: &Found, required: &[&str]) -> Pla
                 name: &node.name,
                 list: list.as_ref().map(CompatVec::list),
                 optional: node.optional,
+                states: node.states.clone(),
             });
             let forecast = Forecast::new(reads, &root, given);
             // The root first, then these nodes, then what is missing.
