@@ -77,7 +77,7 @@ impl Forecast {
                 Some(list) => {
                     let why: Vec<Fault> = list.refused(&takes, &layouts).into_iter().map(Fault::from).collect();
                     match why.is_empty() {
-                        true => of_states(node.states.as_ref(), reads.states(node.name), optional),
+                        true => of_states(node.states.as_ref(), reads.states(node.name)),
                         false => unread(named(why), node.optional && !reads.requires(node.name)),
                     }
                 }
