@@ -79,7 +79,13 @@ impl Term {
     #[must_use]
     pub fn node(node: &str, made_of: MadeOf<'_>, required: bool) -> Self {
         let made_of = MadeOf { oldest: made_of.owner().oldest(), ..made_of };
-        Term { node: node.to_owned(), made_of: made_of.newest.to_string(), oldest: made_of.oldest, required, states: Vec::new() }
+        Term {
+            node: node.to_owned(),
+            made_of: made_of.newest.to_string(),
+            oldest: made_of.oldest,
+            required,
+            states: Vec::new(),
+        }
     }
 
     /// The versions of a layout that nodes use.

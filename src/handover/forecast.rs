@@ -10,8 +10,8 @@ use super::plan::Verdict;
 use super::planner::{match_parts, match_root, stranger, unread};
 use crate::abi::kho;
 use crate::compat::{CompatList, MadeOf, Terms, made_of, missing};
-use crate::state::{Description, WrittenStates, refuses};
 use crate::report::{Code, Fault, Severity};
+use crate::state::{Description, WrittenStates, refuses};
 
 /// What becomes of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -315,9 +315,9 @@ impl<M: Memory + 'static> Registry<M> {
         let nodes = entries.flat_map(|entry| {
             let takes = takes(entry.component.compat(), entry.component.older());
             let states = entry.component.states();
-            takes.into_iter().map(move |made_of| {
-                Term::node(&entry.name, made_of, entry.required).with_states(states.clone())
-            })
+            takes
+                .into_iter()
+                .map(move |made_of| Term::node(&entry.name, made_of, entry.required).with_states(states.clone()))
         });
         nodes.chain(self.layouts.versions().into_iter().map(Term::layout)).collect()
     }

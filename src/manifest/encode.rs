@@ -3,7 +3,8 @@
 use super::{Entry, LAYOUTS, What};
 use crate::abi;
 use crate::abi::manifest::{
-    COMPAT, KIND_LAYOUT, KIND_NODE, KIND_STATE, NAME, READS, TYPE, VERSIONS_ENTRY, VERSIONS_MAGIC, VERSIONS_VERSION, WRITES,
+    COMPAT, KIND_LAYOUT, KIND_NODE, KIND_STATE, NAME, READS, TYPE, VERSIONS_ENTRY, VERSIONS_MAGIC, VERSIONS_VERSION,
+    WRITES,
 };
 use crate::compat::{Compat, CompatList, MadeOf, Reads, Terms};
 use crate::num::{low_u16, low_u32, u64_of};

@@ -250,7 +250,11 @@ impl Manifest {
                 What::Layout(versions) => terms.add(Term::layout(versions)),
                 What::States(node, shapes) => {
                     let required = entry.has(abi::manifest::REQUIRED);
-                    let term = Term::node(node, MadeOf { newest: state::MADE_OF, oldest: state::MADE_OF.owner().version() }, required);
+                    let term = Term::node(
+                        node,
+                        MadeOf { newest: state::MADE_OF, oldest: state::MADE_OF.owner().version() },
+                        required,
+                    );
                     terms.add(term.with_states(state::descriptions(shapes.iter().copied())));
                 }
                 What::Node(node, made_of) => {

@@ -26,13 +26,11 @@ pub(crate) fn fresh_home() -> u64 {
 
 impl Frame {
     /// A frame of a home that keeps the account of its frames itself.
-    #[cfg(feature = "write")]
     pub(crate) const fn of(home: u64, folio: Folio) -> Self {
         Frame { folio, home }
     }
 
     /// Whose frame it is.
-    #[cfg(feature = "write")]
     pub(crate) const fn home(&self) -> u64 {
         self.home
     }

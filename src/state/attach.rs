@@ -9,14 +9,18 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt;
 
+#[cfg(feature = "write")]
 use super::description::Description;
 use super::error::{Error, Result};
 use super::image::Image;
 use super::resource::Held;
 use super::restore::{Memo, Restorer, Source};
-use super::save::{Saver, Sink};
+use super::save::Saver;
+#[cfg(feature = "write")]
+use super::save::Sink;
 use super::shape::Shape;
 use super::value::{State, Value as _, busy};
+#[cfg(feature = "write")]
 use super::versions::Versions;
 use super::walk::named;
 use crate::abi::state::Resource;
@@ -107,6 +111,7 @@ mod locks {
 /// A holder without its types.
 trait Attached {
     fn shape(&self) -> &'static Shape;
+    #[cfg(feature = "write")]
     fn save(&self, number: u64, out: &mut Saver<'_>) -> Result<()>;
 }
 
@@ -115,6 +120,7 @@ impl<H: Holder> Attached for H {
         H::State::SHAPE
     }
 
+    #[cfg(feature = "write")]
     fn save(&self, number: u64, out: &mut Saver<'_>) -> Result<()> {
         out.instance::<H::State>(number, Some(self.address()), |out| Holder::save(self, out))
     }
@@ -346,6 +352,7 @@ impl States {
     }
 
     /// What is attached, as a manifest has it: everything that the objects may be made of.
+    #[cfg(feature = "write")]
     pub(crate) fn descriptions(&self) -> Vec<Description> {
         let roots = self.attached.values().map(|object| object.shape());
         super::node::descriptions(roots)
@@ -357,6 +364,7 @@ impl States {
     }
 
     /// Saves all that is attached; the metadata.
+    #[cfg(feature = "write")]
     pub(crate) fn save(&self, sink: &mut dyn Sink, versions: Option<&Versions>) -> Result<Vec<u8>> {
         let mut saver = Saver::new(sink, versions);
         for ((_, number), object) in &self.attached {
@@ -385,4 +393,3 @@ fn restore_into<H: Holder>(came: &Came, memo: &mut Memo, from: u32, object: &H) 
     let version = came.image.shape(H::State::SHAPE.id()).map_or(0, |(version, _)| version);
     Ok(Origin::Restored { version })
 }
-

@@ -353,7 +353,11 @@ impl<'a> Input<'a> {
         let count = usize_of(self.number(item)?);
         // Each takes bytes, so that what is left bounds it too.
         let most = most.min(self.rest.len());
-        if count > most { Err(self.fault(item).found(count).expected(format_args!("at most {most}"))) } else { Ok(count) }
+        if count > most {
+            Err(self.fault(item).found(count).expected(format_args!("at most {most}")))
+        } else {
+            Ok(count)
+        }
     }
 
     fn text(&mut self, item: &'static str) -> Result<String, Fault> {

@@ -44,7 +44,6 @@ impl Error {
     }
 
     /// What is wrong.
-    #[must_use]
     pub const fn fault(&self) -> &Fault {
         &self.0
     }

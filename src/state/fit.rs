@@ -39,7 +39,9 @@ pub(crate) fn fits_one<T: State>(image: &Image<'_>) -> Result<bool> {
 /// Whether all that was written is known here, in the newest version and byte for byte.
 pub(crate) fn same(image: &Image<'_>, known: &Shapes) -> bool {
     image.versions().all(|(id, version)| {
-        known.get(&id).is_some_and(|shape| image.shape(id) == Some((version, shape.bytes)) && version == shape.version())
+        known
+            .get(&id)
+            .is_some_and(|shape| image.shape(id) == Some((version, shape.bytes)) && version == shape.version())
     })
 }
 
@@ -117,7 +119,9 @@ impl Fit {
                     let path = format!("{path}.{}", variant.name);
                     match known.iter().find(|known| known.tag == variant.tag && known.since <= version) {
                         Some(known) => self.compare(&variant.fields, &known.fields, version, &path, waiting),
-                        None => self.differs(&path, format_args!("variant {}", variant.tag), "no such variant", version),
+                        None => {
+                            self.differs(&path, format_args!("variant {}", variant.tag), "no such variant", version)
+                        }
                     }
                 }
             }
@@ -140,7 +144,12 @@ impl Fit {
                 return self.differs(&path, &field.ty, "no such field", version);
             };
             if other.name != field.name {
-                return self.differs(&path, format_args!("the field {}", field.name), format_args!("{} in its place", other.name), version);
+                return self.differs(
+                    &path,
+                    format_args!("the field {}", field.name),
+                    format_args!("{} in its place", other.name),
+                    version,
+                );
             }
             if other.ty != field.ty || other.when != field.when {
                 let text = |field: &FieldDescription| {
@@ -156,13 +165,7 @@ impl Fit {
         }
     }
 
-    fn differs(
-        &mut self,
-        path: &str,
-        found: impl core::fmt::Display,
-        expected: impl core::fmt::Display,
-        version: u32,
-    ) {
+    fn differs(&mut self, path: &str, found: impl core::fmt::Display, expected: impl core::fmt::Display, version: u32) {
         let fault = Fault::new(Code::StateField).item(path.to_string()).found(found);
         self.findings.push(fault.expected(format_args!("{expected}, in version {version}")));
     }

@@ -212,7 +212,9 @@ impl<'a> Image<'a> {
                 Some(other) => {
                     return Err(fault().found(&other.ty).expected(format_args!("state {}", instance.id)));
                 }
-                None => return Err(fault().found(format_args!("object {}", instance.object)).expected("one that is there")),
+                None => {
+                    return Err(fault().found(format_args!("object {}", instance.object)).expected("one that is there"));
+                }
             }
         }
         Ok(())

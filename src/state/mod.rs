@@ -27,17 +27,16 @@ pub use description::{
 };
 pub use error::{Error, Result};
 pub use image::Image;
-pub use node::{LookAtStates, MADE_OF, Resources, StatesNode};
-pub(crate) use node::{WrittenStates, descriptions, negotiate, refuses};
 #[cfg(feature = "write")]
-pub(crate) use node::written_in;
-pub(crate) use shape::check_closed;
-pub(crate) use walk::objects;
+pub(crate) use node::{WrittenStates, written_in};
+pub use node::{LookAtStates, MADE_OF, Resources, StatesNode};
+pub(crate) use node::{descriptions, negotiate, refuses};
+pub use resource::Scattered;
 #[cfg(feature = "std")]
 pub use resource::{FileDescriptor, Memfd};
-pub use resource::Scattered;
 pub use restore::{Restorer, Subsection as Found};
 pub use save::Saver;
+pub(crate) use shape::check_closed;
 pub use shape::{Body, Desc, Element, Field, Shape, Subsection, Type, Variant, shape_bytes, shape_size};
 #[cfg(feature = "std")]
 pub use value::ArcLink;

@@ -142,10 +142,7 @@ pub(crate) fn read<M: Memory>(node: &mut Node<'_, M>) -> Result<(Image<'static>,
 }
 
 /// Claims what a resource names.
-fn claim<M: Memory>(
-    node: &mut Node<'_, M>,
-    resource: &abi::state::Resource,
-) -> Result<Claimed, Fault> {
+fn claim<M: Memory>(node: &mut Node<'_, M>, resource: &abi::state::Resource) -> Result<Claimed, Fault> {
     match resource.kind.get() {
         FOLIO => {
             let folio = folio_of(resource, node.geometry().page_shift())?;
@@ -163,7 +160,9 @@ fn claim<M: Memory>(
 ///
 /// # Errors
 /// As [`read`].
-fn look<M: Memory>(node: &mut Node<'_, M>) -> Result<(Image<'static>, fit::Written, Option<Area>, Vec<Claimed>), Fault> {
+fn look<M: Memory>(
+    node: &mut Node<'_, M>,
+) -> Result<(Image<'static>, fit::Written, Option<Area>, Vec<Claimed>), Fault> {
     let (image, bulk) = read(node)?;
     let written = fit::written(&image)?;
     walk::objects(&image, &written, false, &mut |fault| node.report(fault));
@@ -279,9 +278,7 @@ impl<M: Resources + Claim> Component<M> for StatesNode {
                 #[cfg(feature = "std")]
                 Claimed::File(token) => {
                     let file = memory.file(token);
-                    let file = file.ok_or_else(|| {
-                        Fault::new(Code::TokenMissing).item(format!("files[{token:#x}]"))
-                    })?;
+                    let file = file.ok_or_else(|| Fault::new(Code::TokenMissing).item(format!("files[{token:#x}]")))?;
                     Resourced::File(crate::files::duplicate(file)?)
                 }
                 #[cfg(not(feature = "std"))]
@@ -307,6 +304,7 @@ pub(crate) struct WrittenStates {
 }
 
 impl WrittenStates {
+    #[cfg(any(feature = "write", feature = "serde"))]
     pub(crate) fn of(image: &Image<'_>) -> Result<Self, Fault> {
         Ok(WrittenStates { written: fit::written(image)?, roots: image.instances().map(|(id, _)| id).collect() })
     }

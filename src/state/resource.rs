@@ -70,13 +70,7 @@ impl Value for Frame {
     fn save(&self, out: &mut Saver<'_>) -> Result<()> {
         let at = out.sink.folio(self)?;
         let order = u64::from(self.folio().order().get());
-        out.resource(Resource {
-            kind: FOLIO.into(),
-            reserved: 0.into(),
-            a: at.into(),
-            b: order.into(),
-            c: 0.into(),
-        });
+        out.resource(Resource { kind: FOLIO.into(), reserved: 0.into(), a: at.into(), b: order.into(), c: 0.into() });
         Ok(())
     }
 
@@ -105,13 +99,8 @@ impl Value for Scattered {
             None => 0,
             Some(first) => {
                 let descriptor = out.sink.area(first.folio().order(), &self.frames)?;
-                let mut resource = Resource {
-                    kind: AREA.into(),
-                    reserved: 0.into(),
-                    a: 0.into(),
-                    b: 0.into(),
-                    c: 0.into(),
-                };
+                let mut resource =
+                    Resource { kind: AREA.into(), reserved: 0.into(), a: 0.into(), b: 0.into(), c: 0.into() };
                 let words = resource.as_mut_bytes().iter_mut().skip(8);
                 for (to, from) in words.zip(descriptor.as_bytes()) {
                     *to = *from;

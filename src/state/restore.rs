@@ -311,11 +311,7 @@ impl<'a> Restorer<'a> {
     /// # Errors
     /// As [`Restorer::field`].
     #[inline]
-    pub fn with<T>(
-        &mut self,
-        name: &'static str,
-        restore: impl FnOnce(&mut Restorer<'_>) -> Result<T>,
-    ) -> Result<T> {
+    pub fn with<T>(&mut self, name: &'static str, restore: impl FnOnce(&mut Restorer<'_>) -> Result<T>) -> Result<T> {
         restore(self).map_err(|error| error.field(name))
     }
 
@@ -358,7 +354,7 @@ impl<'a> Restorer<'a> {
     /// # Errors
     /// [`Code::StateLength`] for more than the bytes can be.
     pub fn subsections(&mut self) -> Result<u32> {
-        let count = self.len()?;
+        let count = self.length()?;
         u32::try_from(count).map_err(|_| self.fault(Code::StateLength).found(count).into())
     }
 
@@ -377,12 +373,7 @@ impl<'a> Restorer<'a> {
     ///
     /// # Errors
     /// As [`Restorer::field`]; [`Code::StateId`] when it is there twice.
-    pub fn take<T: State>(
-        &mut self,
-        name: &'static str,
-        found: &Subsection,
-        place: &mut Option<T>,
-    ) -> Result<bool> {
+    pub fn take<T: State>(&mut self, name: &'static str, found: &Subsection, place: &mut Option<T>) -> Result<bool> {
         if found.id != T::SHAPE.id() {
             return Ok(false);
         }
@@ -487,7 +478,7 @@ impl<'a> Restorer<'a> {
     /// # Errors
     /// As [`Restorer::number`]; [`Code::StateLength`] for more than the bytes that are left.
     #[inline]
-    pub fn len(&mut self) -> Result<usize> {
+    pub fn length(&mut self) -> Result<usize> {
         let len = self.number()?;
         self.within(len)
     }
@@ -508,7 +499,9 @@ impl<'a> Restorer<'a> {
             return Ok(0..0);
         }
         let offset = self.number()?;
-        let fault = || Fault::new(Code::StateLength).offset(at).found(format_args!("{len} bytes at {offset:#x} of the bulk data"));
+        let fault = || {
+            Fault::new(Code::StateLength).offset(at).found(format_args!("{len} bytes at {offset:#x} of the bulk data"))
+        };
         let size = u64_of(self.source.bulk().len());
         let end = offset.checked_add(len).filter(|&end| end <= size && offset.is_multiple_of(BULK_ALIGN));
         let end = end.ok_or_else(|| fault().expected(format_args!("at most {size}, at multiples of {BULK_ALIGN}")))?;
@@ -547,9 +540,11 @@ impl<'a> Restorer<'a> {
         let number = self.number()?;
         let fault = || Fault::new(Code::StateResource).offset(at).found(format_args!("resource {number}"));
         let index = usize::try_from(number).unwrap_or(usize::MAX);
-        let resource = self.image.resources().get(index).ok_or_else(|| {
-            fault().expected(format_args!("one of {}", self.image.resources().len()))
-        })?;
+        let resource = self
+            .image
+            .resources()
+            .get(index)
+            .ok_or_else(|| fault().expected(format_args!("one of {}", self.image.resources().len())))?;
         if resource.kind != kind {
             let fault = fault().found(format_args!("resource {number} of kind {}", resource.kind));
             return Err(fault.expected(format_args!("kind {kind}")).into());

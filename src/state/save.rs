@@ -108,12 +108,7 @@ impl<'a> Saver<'a> {
         Ok(())
     }
 
-    fn object(
-        &mut self,
-        ty: &Type,
-        address: Option<usize>,
-        save: impl FnOnce(&mut Self) -> Result<()>,
-    ) -> Result<u32> {
+    fn object(&mut self, ty: &Type, address: Option<usize>, save: impl FnOnce(&mut Self) -> Result<()>) -> Result<u32> {
         if let Some(address) = address {
             match self.shared.entry(address) {
                 Entry::Occupied(place) => {

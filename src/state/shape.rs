@@ -204,7 +204,12 @@ impl Type {
     fn parts(&self, found: &mut Vec<&'static Shape>) {
         match self {
             Type::Scalar(_) | Type::Plain(_) => {}
-            Type::Array(_, ty) | Type::Seq(ty) | Type::Set(ty) | Type::Option(ty) | Type::Shared(ty) | Type::Link(ty) => {
+            Type::Array(_, ty)
+            | Type::Seq(ty)
+            | Type::Set(ty)
+            | Type::Option(ty)
+            | Type::Shared(ty)
+            | Type::Link(ty) => {
                 ty.parts(found);
             }
             Type::Map(key, value) => {
@@ -294,7 +299,10 @@ const fn has_id(shapes: &[&Shape], id: u32) -> bool {
 
 #[track_caller]
 const fn check_id(shapes: &[&Shape], id: u32) {
-    assert!(has_id(shapes, id), "a state that another one of the manifest is made of is not in the manifest: add its SHAPE");
+    assert!(
+        has_id(shapes, id),
+        "a state that another one of the manifest is made of is not in the manifest: add its SHAPE"
+    );
 }
 
 #[track_caller]

@@ -212,9 +212,7 @@ impl<'a> Walk<'a> {
                 let fault = self.fault(Code::Truncated).found(format_args!("{} bytes", self.rest.len()));
                 fault.expected("a number")
             }
-            number::Broken::Long => {
-                self.fault(Code::StateNumber).found("a longer form").expected("the shortest form")
-            }
+            number::Broken::Long => self.fault(Code::StateNumber).found("a longer form").expected("the shortest form"),
         })?;
         self.rest = rest;
         Ok(number)
@@ -244,7 +242,13 @@ impl<'a> Walk<'a> {
             }
             Kind::Map(key, value) => self.map(key, value),
             Kind::Set(of) => self.set(of),
-            Kind::Option(of) => if self.flag()? { self.value(of) } else { Ok(Shown::None) },
+            Kind::Option(of) => {
+                if self.flag()? {
+                    self.value(of)
+                } else {
+                    Ok(Shown::None)
+                }
+            }
             Kind::Tuple(types) => {
                 let mut shown = Vec::new();
                 for (index, of) in types.iter().enumerate() {
@@ -297,7 +301,8 @@ impl<'a> Walk<'a> {
             }
             Some(object) if object.ty == *ty => Ok(()),
             Some(object) => {
-                let fault = self.fault(Code::StateShared).found(format_args!("object {number}, {}", self.name(&object.ty)));
+                let fault =
+                    self.fault(Code::StateShared).found(format_args!("object {number}, {}", self.name(&object.ty)));
                 Err(fault.expected(self.name(ty)))
             }
         }
@@ -325,15 +330,17 @@ impl<'a> Walk<'a> {
                 let fault = self.fault(Code::StateTag);
                 let number = self.at_most(u32::MAX.into())?;
                 let character = u32::try_from(number).ok().and_then(char::from_u32);
-                let character = character
-                    .ok_or_else(|| fault.found(format_args!("{number:#x}")).expected("a character"))?;
+                let character =
+                    character.ok_or_else(|| fault.found(format_args!("{number:#x}")).expected("a character"))?;
                 if self.keep { Shown::Text(character.to_string()) } else { Shown::None }
             }
             kind::STR => {
                 let len = self.len()?;
                 let fault = self.fault(Code::Text);
                 let text = core::str::from_utf8(self.bytes(len)?).map_err(|error| {
-                    fault.found(format_args!("{len} bytes, of which that at {} is none", error.valid_up_to())).expected("UTF-8")
+                    fault
+                        .found(format_args!("{len} bytes, of which that at {} is none", error.valid_up_to()))
+                        .expected("UTF-8")
                 })?;
                 if self.keep { Shown::Text(text.to_string()) } else { Shown::None }
             }
@@ -474,8 +481,7 @@ impl<'a> Walk<'a> {
             let fault = self.fault(Code::StateDepth);
             return Err(fault.expected(format_args!("at most {} states in each other", limits::DEPTH)));
         }
-        let mut shown =
-            ShownState { id, name: String::new(), version: *version, variant: None, fields: Vec::new() };
+        let mut shown = ShownState { id, name: String::new(), version: *version, variant: None, fields: Vec::new() };
         if self.keep {
             shown.name.clone_from(&of.name);
         }

@@ -37,7 +37,7 @@ impl<T: Value> Value for Vec<T> {
 
     #[inline]
     fn restore(input: &mut Restorer<'_>) -> Result<Self> {
-        let count = input.len()?;
+        let count = input.length()?;
         T::restore_all(count, input)
     }
 }
@@ -82,7 +82,7 @@ fn entries<T>(
     mut read: impl FnMut(&mut Restorer<'_>) -> Result<T>,
     ascends: impl Fn(&T, &T) -> bool,
 ) -> Result<(Vec<T>, bool)> {
-    let count = input.len()?;
+    let count = input.length()?;
     let mut all: Vec<T> = Vec::with_capacity(room::<T>(count));
     let mut sorted = true;
     for index in 0..count {
@@ -165,7 +165,7 @@ mod hashed {
         }
 
         fn restore(input: &mut Restorer<'_>) -> Result<Self> {
-            let count = input.len()?;
+            let count = input.length()?;
             let mut map = HashMap::with_capacity_and_hasher(room::<(K, V)>(count), S::default());
             for index in 0..count {
                 let (key, value) = pair(input).map_err(|error| error.index(index))?;
@@ -185,7 +185,7 @@ mod hashed {
         }
 
         fn restore(input: &mut Restorer<'_>) -> Result<Self> {
-            let count = input.len()?;
+            let count = input.length()?;
             let mut set = HashSet::with_capacity_and_hasher(room::<T>(count), S::default());
             for index in 0..count {
                 if !set.insert(T::restore(input).map_err(|error| error.index(index))?) {

@@ -1,7 +1,6 @@
 //! Weak links to objects that somebody else owns.
 
 use alloc::rc::{Rc, Weak as RcWeak};
-use alloc::sync::Arc;
 use core::cell::RefCell;
 use core::fmt;
 
@@ -129,7 +128,7 @@ fn write_cell<T>(cell: &RefCell<RcWeak<T>>, to: RcWeak<T>) {
 
 #[cfg(feature = "std")]
 mod threads {
-    use alloc::sync::Weak as ArcWeak;
+    use alloc::sync::{Arc, Weak as ArcWeak};
     use std::sync::{Mutex, PoisonError};
 
     use super::*;

@@ -13,10 +13,12 @@ use super::restore::Restorer;
 use super::save::Saver;
 use super::shape::{Shape, Type};
 
-pub use link::{ArcLink, RcLink};
+#[cfg(feature = "std")]
+pub use link::ArcLink;
+pub use link::RcLink;
 pub(crate) use plain::copied;
-pub(crate) use pointers::busy;
 pub use plain::{Bulk, InPlace, PlainField};
+pub(crate) use pointers::busy;
 
 /// A value that a state can have as a field.
 ///
@@ -85,8 +87,11 @@ pub trait Value: Sized {
 /// and a value may take one byte there and a kilobyte here.
 pub(crate) const fn room<T>(count: usize) -> usize {
     const MOST: usize = 1 << 16;
-    let most = MOST / if size_of::<T>() == 0 { 1 } else { size_of::<T>() };
-    let most = if most < 16 { 16 } else { most };
+    let most = match MOST.checked_div(size_of::<T>()) {
+        Some(most) if most > 16 => most,
+        Some(_) => 16,
+        None => MOST,
+    };
     if count < most { count } else { most }
 }
 

@@ -50,7 +50,18 @@ macro_rules! elements {
 elements!(u8 = U8, i8 = I8);
 // Their bytes are their value where the machine is little-endian, as every machine that Linux hands over on.
 #[cfg(target_endian = "little")]
-elements!(u16 = U16, u32 = U32, u64 = U64, u128 = U128, i16 = I16, i32 = I32, i64 = I64, i128 = I128, f32 = F32, f64 = F64);
+elements!(
+    u16 = U16,
+    u32 = U32,
+    u64 = U64,
+    u128 = U128,
+    i16 = I16,
+    i32 = I32,
+    i64 = I64,
+    i128 = I128,
+    f32 = F32,
+    f64 = F64
+);
 
 mod wire {
     use zerocopy::little_endian::{F32, F64, I16, I32, I64, I128, U16, U32, U64, U128};
@@ -58,7 +69,16 @@ mod wire {
     use super::{Bulk, Element, kind};
 
     elements!(
-        U16 = U16, U32 = U32, U64 = U64, U128 = U128, I16 = I16, I32 = I32, I64 = I64, I128 = I128, F32 = F32, F64 = F64
+        U16 = U16,
+        U32 = U32,
+        U64 = U64,
+        U128 = U128,
+        I16 = I16,
+        I32 = I32,
+        I64 = I64,
+        I128 = I128,
+        F32 = F32,
+        F64 = F64
     );
 }
 

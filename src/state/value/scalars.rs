@@ -150,8 +150,9 @@ impl Value for char {
 
     fn restore(input: &mut Restorer<'_>) -> Result<Self> {
         let number = u32::restore(input)?;
-        char::from_u32(number)
-            .ok_or_else(|| input.fault(Code::StateTag).found(format_args!("{number:#x}")).expected("a character").into())
+        char::from_u32(number).ok_or_else(|| {
+            input.fault(Code::StateTag).found(format_args!("{number:#x}")).expected("a character").into()
+        })
     }
 }
 
@@ -167,7 +168,7 @@ impl Value for String {
 
     #[inline]
     fn restore(input: &mut Restorer<'_>) -> Result<Self> {
-        let len = input.len()?;
+        let len = input.length()?;
         let bytes = input.bytes(len)?;
         match core::str::from_utf8(bytes) {
             Ok(text) => Ok(text.into()),
