@@ -97,6 +97,9 @@
 )]
 
 extern crate alloc;
+// What `#[derive(State)]` writes says `::kho`, also in the tests of this crate.
+#[cfg(test)]
+extern crate self as kho;
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("kho is for 64-bit machines: Linux hands over only there");

@@ -213,7 +213,9 @@ impl<'a> Image<'a> {
                     return Err(fault().found(&other.ty).expected(format_args!("state {}", instance.id)));
                 }
                 None => {
-                    return Err(fault().found(format_args!("object {}", instance.object)).expected("one that is there"));
+                    return Err(fault()
+                        .found(format_args!("object {}", instance.object))
+                        .expected("one that is there"));
                 }
             }
         }

@@ -15,6 +15,8 @@ mod resource;
 mod restore;
 mod save;
 mod shape;
+#[cfg(all(test, feature = "derive", feature = "std"))]
+mod tests;
 mod value;
 mod versions;
 mod walk;
@@ -27,9 +29,11 @@ pub use description::{
 };
 pub use error::{Error, Result};
 pub use image::Image;
+#[cfg(feature = "derive")]
+pub use kho_derive::State;
+pub use node::{LookAtStates, MADE_OF, Resources, StatesNode};
 #[cfg(feature = "write")]
 pub(crate) use node::{WrittenStates, written_in};
-pub use node::{LookAtStates, MADE_OF, Resources, StatesNode};
 pub(crate) use node::{descriptions, negotiate, refuses};
 pub use resource::Scattered;
 #[cfg(feature = "std")]

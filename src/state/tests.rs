@@ -1,0 +1,172 @@
+//! What users do with states, and what hostile bytes do.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use crate::state::{self, ArcLink, InPlace, RcLink, State, Versions};
+
+#[derive(State, Clone, Debug, PartialEq, Default)]
+#[state(id = 1, version = 2, min_version = 1)]
+struct Timer {
+    deadline: u64,
+    #[state(since = 2, default)]
+    slack: i32,
+}
+
+#[derive(State, Clone, Debug, PartialEq)]
+#[state(id = 2, version = 1)]
+enum Mode {
+    #[state(tag = 1)]
+    Off,
+    #[state(tag = 7)]
+    Periodic { every: u32, timers: Vec<Timer> },
+    #[state(tag = 9)]
+    Raw(u8, String),
+}
+
+#[derive(State, Clone, Debug, PartialEq)]
+#[state(id = 3, version = 3, min_version = 1, name = "all",
+    deprecated(name = "gone", ty = u16, until = 2, after = "b"),
+    deprecated(name = "late", ty = String, since = 2, until = 3))]
+struct All {
+    a: bool,
+    b: u8,
+    c: (u16, i64, char),
+    d: [u32; 5],
+    e: Option<Box<Mode>>,
+    f: BTreeMap<String, Timer>,
+    g: BTreeSet<i16>,
+    h: Vec<Mode>,
+    i: VecDeque<f64>,
+    j: HashMap<u64, Vec<u8>>,
+    k: HashSet<char>,
+    #[state(when = |b, a| *b > 3 && *a, default)]
+    l: u64,
+    #[state(plain)]
+    m: Vec<u64>,
+    #[state(since = 3, default, plain)]
+    n: Vec<u8>,
+    #[state(subsection = required)]
+    o: Option<Timer>,
+    #[state(subsection = ignorable)]
+    p: Option<Mode>,
+    q: u128,
+    r: i128,
+    s: std::time::Duration,
+}
+
+fn all() -> All {
+    All {
+        a: true,
+        b: 200,
+        c: (65535, i64::MIN, '\u{10ffff}'),
+        d: [0, 1, 127, 128, u32::MAX],
+        e: Some(Box::new(Mode::Periodic { every: 9, timers: vec![Timer { deadline: 1, slack: -1 }; 3] })),
+        f: BTreeMap::from([("x".into(), Timer { deadline: u64::MAX, slack: i32::MIN })]),
+        g: BTreeSet::from([-5, 0, 5, i16::MAX]),
+        h: vec![Mode::Off, Mode::Raw(3, "text".into())],
+        i: VecDeque::from([1.5, -0.0]),
+        j: HashMap::from([(1, vec![1, 2, 3]), (9, vec![])]),
+        k: HashSet::from(['a', 'b']),
+        l: 77,
+        m: (0..1000).collect(),
+        n: vec![7; 100],
+        o: Some(Timer { deadline: 5, slack: 6 }),
+        p: Some(Mode::Off),
+        q: u128::MAX,
+        r: i128::MIN,
+        s: std::time::Duration::from_millis(1500),
+    }
+}
+
+#[test]
+fn every_kind_of_field_comes_back() {
+    let bytes = state::save(&all()).unwrap();
+    assert_eq!(state::restore::<All>(&bytes).unwrap(), all());
+    let image = state::Image::open(&bytes).unwrap();
+    let written = super::fit::written(&image).unwrap();
+    let mut faults = Vec::new();
+    let shown = super::walk::objects(&image, &written, true, &mut |fault| faults.push(fault));
+    assert_eq!((faults, shown.len()), (vec![], 1), "who never saw the types reads it too");
+}
+
+#[test]
+fn older_versions_are_written_and_read() {
+    for version in [1, 2] {
+        let versions = Versions::of::<All>(version).unwrap();
+        let bytes = state::save_as(&all(), &versions).unwrap();
+        let back: All = state::restore(&bytes).unwrap();
+        assert_eq!(back, All { n: vec![], ..all() });
+    }
+    let versions = Versions::of::<Timer>(1).unwrap();
+    let back: All = state::restore(&state::save_as(&all(), &versions).unwrap()).unwrap();
+    assert_eq!(back.o, Some(Timer { deadline: 5, slack: 0 }));
+}
+
+#[derive(State)]
+#[state(id = 10, version = 1)]
+struct Tree {
+    root: Rc<Node>,
+    again: Rc<Node>,
+}
+
+#[derive(State)]
+#[state(id = 11, version = 1)]
+struct Node {
+    value: u32,
+    children: RefCell<Vec<Rc<Node>>>,
+    parent: RcLink<Node>,
+}
+
+#[test]
+fn shared_objects_are_one_and_weak_links_go_back() {
+    let leaf = |value| Rc::new(Node { value, children: RefCell::default(), parent: RcLink::new() });
+    let root = leaf(1);
+    for value in 2..5 {
+        let child = leaf(value);
+        child.parent.set(&root);
+        root.children.borrow_mut().push(child);
+    }
+    let twin = root.children.borrow()[0].clone();
+    root.children.borrow_mut().push(twin);
+    let tree = Tree { again: root.clone(), root };
+    let back: Tree = state::restore(&state::save(&tree).unwrap()).unwrap();
+    assert!(Rc::ptr_eq(&back.root, &back.again));
+    let children = back.root.children.borrow();
+    assert_eq!(children.iter().map(|child| child.value).collect::<Vec<_>>(), [2, 3, 4, 2]);
+    assert!(Rc::ptr_eq(&children[0], &children[3]));
+    assert!(children.iter().all(|child| Rc::ptr_eq(&child.parent.get().unwrap(), &back.root)));
+}
+
+#[test]
+fn objects_that_own_each_other_are_refused() {
+    let one = Rc::new(Node { value: 1, children: RefCell::default(), parent: RcLink::new() });
+    one.children.borrow_mut().push(one.clone());
+    let error = state::save(&Tree { root: one.clone(), again: one.clone() }).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "state-cycle: tree.root.children[0]: found an object that owns itself, expected a weak link back"
+    );
+    one.children.borrow_mut().clear();
+}
+
+#[derive(State, Debug)]
+#[state(id = 12, version = 1)]
+struct Pages {
+    #[state(plain)]
+    pages: InPlace<u64>,
+    lock: Arc<Mutex<u32>>,
+    to: ArcLink<Mutex<u32>>,
+}
+
+#[test]
+fn bulk_data_stay_where_they_are() {
+    let lock = Arc::new(Mutex::new(5));
+    let pages = Pages { pages: vec![3; 4096].into(), to: ArcLink::to(&lock), lock };
+    let saved = state::Saved::of(&pages, None, true).unwrap();
+    let back: Pages = saved.restore().unwrap();
+    assert!(!back.pages.is_copy() && back.pages[..] == [3; 4096]);
+    assert!(Arc::ptr_eq(&back.to.get().unwrap(), &back.lock));
+}
