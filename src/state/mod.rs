@@ -22,7 +22,7 @@ mod versions;
 mod walk;
 
 pub use attach::{Holder, Origin, States, Unclaimed};
-pub use bytes::{Saved, restore, save, save_as};
+pub use bytes::{Saved, restore, restore_from, save, save_as};
 pub(crate) use description::disagree;
 pub use description::{
     Description, DescriptionBody, FieldDescription, Kind, SubsectionDescription, VariantDescription,

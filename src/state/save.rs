@@ -20,6 +20,9 @@ use crate::mem::{Frame, Order};
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
 
+/// Objects of at least so many bytes are segments of their own.
+const SEGMENT: usize = 1 << 16;
+
 /// Where bulk data and resources go while a state is saved.
 pub(crate) trait Sink {
     /// Appends bulk data behind padding to [`BULK_ALIGN`](crate::abi::state::BULK_ALIGN); where they begin.
@@ -43,9 +46,10 @@ pub struct Saver<'a> {
     out: Vec<u8>,
     /// Links in it: where, and to what.
     links: Vec<(usize, usize)>,
-    /// The objects that are written.
-    objects: Vec<u8>,
-    object_links: Vec<(usize, usize)>,
+    /// The objects that are written, in segments: a large one is not copied to the others.
+    objects: Vec<Vec<u8>>,
+    /// Links in them: segment, where, and to what.
+    object_links: Vec<(usize, usize, usize)>,
     count: u32,
     /// Objects that several have, by address: their number, or that they are being written.
     shared: BTreeMap<usize, Option<u32>>,
@@ -126,17 +130,35 @@ impl<'a> Saver<'a> {
         self.leave();
         let content = mem::replace(&mut self.out, outer);
         let links = mem::replace(&mut self.links, outer_links);
-        self.objects.extend_from_slice(&ty.bytes());
-        number::push(&mut self.objects, u64_of(content.len()));
-        let start = self.objects.len();
-        self.object_links.extend(links.into_iter().map(|(at, to)| (start.saturating_add(at), to)));
-        self.objects.extend_from_slice(&content);
+        let mut head = ty.bytes();
+        number::push(&mut head, u64_of(content.len()));
+        self.append(head);
+        let (segment, start) = self.append(content);
+        self.object_links.extend(links.into_iter().map(|(at, to)| (segment, start.saturating_add(at), to)));
         let number = self.count;
         self.count = number.checked_add(1).ok_or_else(|| Error::new(Code::TooLarge))?;
         if let Some(address) = address {
             self.shared.insert(address, Some(number));
         }
         Ok(number)
+    }
+
+    /// Appends bytes to the objects; in which segment they begin, and where.
+    fn append(&mut self, bytes: Vec<u8>) -> (usize, usize) {
+        let large = bytes.len() >= SEGMENT;
+        let last = self.objects.last_mut().filter(|last| !large && last.len() < SEGMENT);
+        let start = match last {
+            Some(last) => {
+                let start = last.len();
+                last.extend_from_slice(&bytes);
+                start
+            }
+            None => {
+                self.objects.push(bytes);
+                0
+            }
+        };
+        (self.objects.len().saturating_sub(1), start)
     }
 
     /// Writes a link to the object at that address, whenever that is saved.
@@ -287,12 +309,13 @@ impl<'a> Saver<'a> {
 
     /// The metadata of the image.
     pub(crate) fn finish(mut self) -> Result<Vec<u8>> {
-        for (place, address) in mem::take(&mut self.object_links) {
+        for (segment, place, address) in mem::take(&mut self.object_links) {
             let number = self.shared.get(&address).copied().flatten();
             let number = number.ok_or_else(|| {
                 Error::from(Fault::new(Code::StateLink).found("a link to an object that nobody saved"))
             })?;
-            let bytes = self.objects.get_mut(place..).and_then(<[u8]>::first_chunk_mut);
+            let segment = self.objects.get_mut(segment);
+            let bytes = segment.and_then(|segment| segment.get_mut(place..)).and_then(<[u8]>::first_chunk_mut);
             if let Some(bytes) = bytes {
                 *bytes = number.saturating_add(1).to_le_bytes();
             }
@@ -316,7 +339,14 @@ impl<'a> Saver<'a> {
             objects: self.count.into(),
             reserved: 0.into(),
         };
-        let mut meta = Vec::with_capacity(self.objects.len().saturating_add(4096));
+        let tables = [
+            mem::size_of::<Header>(),
+            shapes.values().fold(0, |sum: usize, shape| sum.saturating_add(shape.bytes.len()).saturating_add(16)),
+            self.instances.len().saturating_mul(mem::size_of::<Instance>()),
+            self.resources.len().saturating_mul(mem::size_of::<Resource>()),
+        ];
+        let total = tables.into_iter().chain(self.objects.iter().map(Vec::len)).fold(0, usize::saturating_add);
+        let mut meta = Vec::with_capacity(total);
         meta.extend_from_slice(header.as_bytes());
         for (id, shape) in &shapes {
             let version = self.versions.map_or(shape.desc.version, |versions| versions.of_shape(shape));
@@ -331,7 +361,7 @@ impl<'a> Saver<'a> {
             number::push(&mut meta, u64_of(shape.bytes.len()));
             meta.extend_from_slice(shape.bytes);
         }
-        meta.extend_from_slice(&self.objects);
+        self.objects.iter().for_each(|segment| meta.extend_from_slice(segment));
         if u64_of(meta.len()) > limits::META {
             let fault = Fault::new(Code::TooLarge).item("metadata").found(meta.len());
             return Err(fault.expected(format_args!("at most {}", limits::META)).into());
