@@ -23,6 +23,12 @@ use crate::report::{Code, Fault};
 /// Objects of at least so many bytes are segments of their own.
 const SEGMENT: usize = 1 << 16;
 
+/// So many elements tell how large the others are.
+const SAMPLE: usize = 32;
+
+/// Room for more bytes is not made at once.
+const MOST_FORESEEN: usize = 64 << 20;
+
 /// Where bulk data and resources go while a state is saved.
 pub(crate) trait Sink {
     /// Appends bulk data behind padding to [`BULK_ALIGN`](crate::abi::state::BULK_ALIGN); where they begin.
@@ -288,6 +294,30 @@ impl<'a> Saver<'a> {
         self.out.push(byte);
     }
 
+    /// Where the next byte of the object goes: for [`Saver::foresee`].
+    #[inline]
+    pub(crate) fn written(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Makes room for the rest of a collection when [`SAMPLE`] of its elements are written, since that place: growing
+    /// step by step costs more than writing.
+    #[inline]
+    pub(crate) fn foresee(&mut self, since: usize, done: usize, count: usize) {
+        if done == SAMPLE {
+            self.foresee_rest(since, count);
+        }
+    }
+
+    #[cold]
+    fn foresee_rest(&mut self, since: usize, count: usize) {
+        let sample = self.out.len().saturating_sub(since);
+        let all = sample.saturating_mul(count) >> SAMPLE.ilog2();
+        // An eighth more, for those that are larger. It is a guess: a wrong one costs nothing that is used.
+        let room = all.saturating_sub(sample).saturating_add(all >> 3).min(MOST_FORESEEN);
+        let _ = self.out.try_reserve(room);
+    }
+
     /// Writes bulk data, beside the rest.
     ///
     /// # Errors
@@ -339,14 +369,7 @@ impl<'a> Saver<'a> {
             objects: self.count.into(),
             reserved: 0.into(),
         };
-        let tables = [
-            mem::size_of::<Header>(),
-            shapes.values().fold(0, |sum: usize, shape| sum.saturating_add(shape.bytes.len()).saturating_add(16)),
-            self.instances.len().saturating_mul(mem::size_of::<Instance>()),
-            self.resources.len().saturating_mul(mem::size_of::<Resource>()),
-        ];
-        let total = tables.into_iter().chain(self.objects.iter().map(Vec::len)).fold(0, usize::saturating_add);
-        let mut meta = Vec::with_capacity(total);
+        let mut meta = Vec::with_capacity(4096);
         meta.extend_from_slice(header.as_bytes());
         for (id, shape) in &shapes {
             let version = self.versions.map_or(shape.desc.version, |versions| versions.of_shape(shape));
@@ -361,7 +384,7 @@ impl<'a> Saver<'a> {
             number::push(&mut meta, u64_of(shape.bytes.len()));
             meta.extend_from_slice(shape.bytes);
         }
-        self.objects.iter().for_each(|segment| meta.extend_from_slice(segment));
+        let mut meta = joined(meta, mem::take(&mut self.objects));
         if u64_of(meta.len()) > limits::META {
             let fault = Fault::new(Code::TooLarge).item("metadata").found(meta.len());
             return Err(fault.expected(format_args!("at most {}", limits::META)).into());
@@ -372,6 +395,22 @@ impl<'a> Saver<'a> {
         put(&mut meta, header.as_bytes());
         Ok(meta)
     }
+}
+
+/// The segments behind the first one. The largest stays where it is, because memory that is touched for the first time
+/// costs more than moving what is there.
+fn joined(first: Vec<u8>, mut others: Vec<Vec<u8>>) -> Vec<u8> {
+    let largest = others.iter().enumerate().max_by_key(|(_, segment)| segment.len()).map(|(place, _)| place);
+    let Some(place) = largest else { return first };
+    let behind = others.split_off(place.saturating_add(1));
+    let mut joined = others.pop().unwrap_or_default();
+    let before = others.into_iter().fold(first, |mut all, segment| {
+        all.extend_from_slice(&segment);
+        all
+    });
+    joined.splice(0..0, before);
+    behind.iter().for_each(|segment| joined.extend_from_slice(segment));
+    joined
 }
 
 fn put(meta: &mut [u8], header: &[u8]) {
