@@ -170,3 +170,66 @@ fn bulk_data_stay_where_they_are() {
     assert!(!back.pages.is_copy() && back.pages[..] == [3; 4096]);
     assert!(Arc::ptr_eq(&back.to.get().unwrap(), &back.lock));
 }
+
+/// One state in three releases of a program: the version is the same, and subsections come and go.
+mod parts {
+    use super::*;
+
+    #[derive(State, Debug, PartialEq)]
+    #[state(id = 20, version = 1, name = "with")]
+    pub(super) struct Without {
+        pub(super) a: u32,
+        pub(super) b: Vec<Timer>,
+    }
+
+    #[derive(State, Debug, PartialEq)]
+    #[state(id = 20, version = 1)]
+    pub(super) struct With {
+        pub(super) a: u32,
+        pub(super) b: Vec<Timer>,
+        #[state(subsection = ignorable)]
+        pub(super) c: Option<Part>,
+    }
+
+    #[derive(State, Debug, PartialEq)]
+    #[state(id = 20, version = 1, name = "with")]
+    pub(super) struct Must {
+        pub(super) a: u32,
+        pub(super) b: Vec<Timer>,
+        #[state(subsection = required)]
+        pub(super) c: Option<Part>,
+    }
+
+    #[derive(State, Debug, PartialEq, Clone)]
+    #[state(id = 21, version = 1)]
+    pub(super) struct Part(pub(super) String);
+}
+
+#[test]
+fn the_first_subsection_may_be_added_and_the_last_one_removed() {
+    use parts::{Must, Part, With, Without};
+    // In the state that is asked for, and in one of several within another object.
+    #[derive(State, Debug, PartialEq)]
+    #[state(id = 22, version = 1, name = "outer")]
+    struct Old(Vec<Without>, u8);
+    #[derive(State, Debug, PartialEq)]
+    #[state(id = 22, version = 1, name = "outer")]
+    struct New(Vec<With>, u8);
+
+    let b = || vec![Timer { deadline: 7, slack: 8 }; 2];
+    let without = || Without { a: 5, b: b() };
+    for c in [None, Some(Part("more".into()))] {
+        let with = |c: &Option<Part>| With { a: 5, b: b(), c: c.clone() };
+        let bytes = state::save(&New(vec![with(&c), with(&None)], 9)).unwrap();
+        assert_eq!(state::restore::<Old>(&bytes).unwrap(), Old(vec![without(), without()], 9), "{c:?} is left out");
+        assert_eq!(state::restore::<Without>(&state::save(&with(&c)).unwrap()).unwrap(), without());
+        let refused = state::restore::<Without>(&state::save(&Must { a: 5, b: b(), c: c.clone() }).unwrap());
+        match c {
+            None => assert_eq!(refused.unwrap(), without(), "what is not there is no reason to refuse"),
+            Some(_) => assert_eq!(refused.unwrap_err().to_string(), "state-unknown: with.c: a subsection of id 21"),
+        }
+    }
+    let bytes = state::save(&Old(vec![without(), without()], 9)).unwrap();
+    let none = || With { a: 5, b: b(), c: None };
+    assert_eq!(state::restore::<New>(&bytes).unwrap(), New(vec![none(), none()], 9));
+}
