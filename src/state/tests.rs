@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use crate::state::{self, ArcLink, InPlace, RcLink, State, Versions};
+use crate::abi::state::NODE;
+use crate::handover::{Incoming, Outgoing, Registry};
+use crate::manifest::{self, Entry, Manifest};
+use crate::mem::{Geometry, PageRange, Pfn, Ram};
+use crate::state::{self, ArcLink, InPlace, Origin, RcLink, State, States, StatesNode, Versions};
 
 #[derive(State, Clone, Debug, PartialEq, Default)]
 #[state(id = 1, version = 2, min_version = 1)]
@@ -232,4 +236,36 @@ fn the_first_subsection_may_be_added_and_the_last_one_removed() {
     let bytes = state::save(&Old(vec![without(), without()], 9)).unwrap();
     let none = || With { a: 5, b: b(), c: None };
     assert_eq!(state::restore::<New>(&bytes).unwrap(), New(vec![none(), none()], 9));
+}
+
+#[test]
+fn a_handover_has_some_of_the_states_of_the_manifest_and_no_others() {
+    const ENTRIES: &[Entry] = &[manifest::states(NODE, &[Timer::SHAPE, Mode::SHAPE])];
+    static NOTE: manifest::Bytes<{ manifest::note_size(ENTRIES) }> = manifest::note(ENTRIES);
+    static VERSIONS: manifest::Bytes<{ manifest::versions_size(ENTRIES) }> = manifest::versions(ENTRIES);
+    static MANIFEST: Manifest = Manifest::new(ENTRIES, NOTE.as_slice(), VERSIONS.as_slice());
+
+    let ram = || Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+    let timer = Rc::new(RefCell::new(Timer { deadline: 4, slack: 5 }));
+    let mut states = States::new();
+    states.attach(7, &timer).unwrap();
+    let mut outgoing = Outgoing::of(ram(), &MANIFEST);
+    outgoing.preserve(NODE, &states).unwrap();
+    let (memory, root) = outgoing.finish().unwrap().into_parts();
+
+    let mut registry = Registry::of(&MANIFEST);
+    let node = registry.add(NODE, StatesNode::new(&[Timer::SHAPE, Mode::SHAPE]));
+    let mut restored = Incoming::new(memory, root.start()).plan(&registry).accept().unwrap().restore().unwrap();
+    let mut came = restored.take(&node).unwrap();
+    let timer = Rc::new(RefCell::new(Timer::default()));
+    assert_eq!(came.attach(7, &timer).unwrap(), Origin::Restored { version: 2 });
+    assert_eq!(*timer.borrow(), Timer { deadline: 4, slack: 5 });
+
+    let stranger = Rc::new(RefCell::new(parts::Part("no such state".into())));
+    states.attach(0, &stranger).unwrap();
+    assert_eq!(
+        Outgoing::of(ram(), &MANIFEST).preserve(NODE, &states).unwrap_err().to_string(),
+        "manifest-disagrees: /state: found the state part (id 21, version 1, from 1), \
+         expected no such state, as the manifest says"
+    );
 }
