@@ -58,6 +58,8 @@ pub(crate) struct Memo {
     /// So many bytes of bulk data may still be taken: no two values have the same.
     bulk_left: u64,
     taken: Vec<bool>,
+    /// Of the states that were met in other versions: whether subsections are counted behind their fields.
+    counted: BTreeMap<u32, bool>,
     /// Objects and resources of the value that is being restored, and what it linked to.
     objects: Vec<u32>,
     resources: Vec<usize>,
@@ -76,6 +78,7 @@ impl Memo {
             waiting: BTreeMap::new(),
             bulk_left: image.bulk_len(),
             taken: alloc::vec![false; image.resources().len()],
+            counted: BTreeMap::new(),
             objects: Vec::new(),
             resources: Vec::new(),
             links: Vec::new(),
@@ -349,13 +352,45 @@ impl<'a> Restorer<'a> {
         self.fault(Code::StateTag).item("tag").found(tag).expected(tags.join(", ")).into()
     }
 
-    /// How many subsections follow.
+    /// How many subsections follow. They are counted where the state has any in the description that came with it,
+    /// whatever the one here has: the first one may have been added since, or be gone.
     ///
     /// # Errors
     /// [`Code::StateLength`] for more than the bytes can be.
-    pub fn subsections(&mut self) -> Result<u32> {
+    pub fn subsections(&mut self, shape: &'static Shape) -> Result<u32> {
+        if !self.newest && !self.counted(shape)? {
+            return Ok(0);
+        }
         let count = self.length()?;
         u32::try_from(count).map_err(|_| self.fault(Code::StateLength).found(count).into())
+    }
+
+    /// Passes over the subsections of a state that has none here.
+    ///
+    /// # Errors
+    /// As [`Restorer::subsections`] and [`Restorer::skip`].
+    #[inline]
+    pub fn no_subsections(&mut self, shape: &'static Shape) -> Result<()> {
+        if self.newest { Ok(()) } else { self.strangers(shape) }
+    }
+
+    #[cold]
+    fn strangers(&mut self, shape: &'static Shape) -> Result<()> {
+        for _ in 0..self.subsections(shape)? {
+            let found = self.subsection()?;
+            self.skip(found, shape)?;
+        }
+        Ok(())
+    }
+
+    fn counted(&mut self, shape: &'static Shape) -> Result<bool> {
+        if let Some(counted) = self.memo.counted.get(&shape.id()) {
+            return Ok(*counted);
+        }
+        let written = self.image.description(shape.id())?;
+        let counted = written.is_some_and(|(of, _)| !of.subsections().is_empty());
+        self.memo.counted.insert(shape.id(), counted);
+        Ok(counted)
     }
 
     /// The next one.
