@@ -149,11 +149,12 @@ impl Differences<'_> {
                 );
                 continue;
             }
-            let next = self.next();
             let how = if of_variant {
                 "leave it in the variant, or give the new form a tag of its own".into()
             } else {
-                format!("declare it with deprecated(name = \"{name}\", until = {next}, ..)")
+                let until = if was.until > 0 { was.until } else { self.next() };
+                let since = if was.since > 1 { format!(" since = {},", was.since) } else { String::new() };
+                format!("declare it with deprecated(name = \"{name}\",{since} until = {until}, ..)")
             };
             let expected = format!("{}, which version {version} has: {how}", text(was));
             self.tell(item, "no such field", expected);

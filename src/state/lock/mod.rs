@@ -54,6 +54,8 @@ mod check;
 mod compare;
 mod golden;
 #[cfg(all(test, feature = "derive"))]
+mod golden_tests;
+#[cfg(all(test, feature = "derive"))]
 mod tests;
 mod text;
 mod values;
