@@ -30,6 +30,8 @@
 //! What a test says: a new version, `since`, `deprecated(..)`. Then `KHO_BLESS=1 cargo test` adds the new version to the
 //! lock, and its file. The newest version may change and be blessed again as long as it is not published; every older
 //! one never does, because somebody had a reason for a newer one.
+//! (A project that begins at a later version than the first has one section for all versions up to it. It is to be marked
+//! published at once: until then a blessing changes all of them.)
 //!
 //! # At a release
 //! ```sh
