@@ -145,3 +145,6 @@ mod trace;
 #[cfg(feature = "std")]
 pub mod transport;
 pub mod vmalloc;
+
+#[cfg(all(feature = "derive", feature = "std"))]
+pub use kho_derive::state_tests;

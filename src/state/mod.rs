@@ -7,6 +7,8 @@ mod error;
 mod fit;
 mod image;
 pub mod limits;
+#[cfg(feature = "std")]
+pub mod lock;
 mod node;
 mod number;
 #[cfg(feature = "write")]
