@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kho_benches::quick;
 
-use crate::peers::{Codec, Format, Kind, Size, Postcard};
+use crate::peers::{Codec, Format, Kind, Postcard, Size};
 
 /// Work that gives its own time: what it made is freed after the clock has stopped.
 struct Timed<'a> {
