@@ -244,7 +244,7 @@ fn play<T: Release>(step: usize) -> Result<(), Box<dyn Error>> {
             println!("   {:?}", test.borrow());
             test.borrow_mut().arrive(origin);
             // Nothing came that nobody wanted.
-            let left = states.finish();
+            let left = states.finish(restored.memory_mut());
             assert!(left.is_empty(), "{left:?}");
             let (bundle, released) = restored.finish();
             released?;

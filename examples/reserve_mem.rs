@@ -163,7 +163,7 @@ fn second_release(arrival: Arrival) -> Result<(), Box<dyn Error>> {
     let table = Rc::new(RefCell::new(v2::Table::default()));
     // The table itself did not change. Its ranges did: they were written in version 1, and are read as such.
     assert_eq!(states.attach(0, &table)?, Origin::Restored { version: 1 });
-    let left = states.finish();
+    let left = states.finish(restored.memory_mut());
     assert!(left.is_empty(), "{left:?}");
     let (mut bundle, released) = restored.finish();
     println!(

@@ -282,7 +282,7 @@ fn take_over<C: Cpu>(life: u64, arrival: Arrival) -> Result<Running<C>, Box<dyn 
         assert_eq!(states.attach(number, &cpu)?, Origin::Restored { version });
         cpus.push(cpu);
     }
-    let left = states.finish();
+    let left = states.finish(restored.memory_mut());
     assert!(left.is_empty(), "{left:?}");
     let (bundle, released) = restored.finish();
     released?;

@@ -349,7 +349,7 @@ fn take_over<T: Vmm>(vm: &Arc<Mutex<T>>, step: usize, arrival: Arrival) -> Resul
     let mut restored = arrival.incoming.plan(&registry).accept()?.restore()?;
     let mut states = restored.take(&node).ok_or("no states came")?;
     assert!(matches!(states.attach(0, vm)?, Origin::Restored { .. }));
-    let left = states.finish();
+    let left = states.finish(restored.memory_mut());
     assert!(left.is_empty(), "{left:?}");
     // The states are in objects of ours, and nothing of the arena is needed any more: the next handover has its own.
     let (_, released) = restored.finish();

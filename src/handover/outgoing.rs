@@ -15,7 +15,7 @@ use crate::compat::{CompatList, CompatVec, Difference, MadeOf, Term, Terms};
 use crate::manifest::Manifest;
 use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
 use crate::radix::Tree;
-use crate::report::{Code, Fault};
+use crate::report::{Code, Fault, Finding};
 use crate::state::Description;
 
 pub(super) struct OutgoingNode {
@@ -158,6 +158,17 @@ impl<M: Home> Outgoing<M> {
     #[must_use]
     pub fn dropped(&self) -> &[(String, Vec<Fault>)] {
         self.reader.as_ref().map_or(&[], |reader| &reader.dropped)
+    }
+
+    /// What nodes were written without, because the successor of [`Outgoing::write_for`] does not read it: fields and
+    /// subsections of [states](crate::state) that stay behind.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Finding> {
+        let of = |node: &OutgoingNode| {
+            let path = format!("/{}", node.name);
+            node.kept.warnings.iter().map(move |fault| Finding { node: path.clone(), fault: fault.clone() }).collect()
+        };
+        self.nodes.iter().flat_map(|node| -> Vec<Finding> { of(node) }).collect()
     }
 
     /// What the node `name` is made of, as it was written.

@@ -85,6 +85,16 @@ impl Memo {
         }
     }
 
+    /// Whether a value has that resource.
+    pub(crate) fn has_taken(&self, resource: usize) -> bool {
+        self.taken.get(resource).copied().unwrap_or(false)
+    }
+
+    /// Whether that object is there, as a part of another one.
+    pub(crate) fn is_there(&self, number: u32) -> bool {
+        !matches!(self.slots.get(index_of(number)), Some(Slot::Waiting))
+    }
+
     /// From here on all can be taken back.
     pub(crate) fn mark(&mut self) -> Mark {
         self.objects.clear();
