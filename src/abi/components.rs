@@ -301,7 +301,8 @@ pub const COMPONENTS: &[Component] = &[
     },
     Component {
         constants: constants!(state_kind:
-            BOOL U8 U16 U32 U64 U128 I8 I16 I32 I64 I128 F32 F64 CHAR STR ARRAY SEQ MAP SET OPTION TUPLE STATE SHARED LINK PLAIN FOLIO AREA MEMFD DESCRIPTOR RECORD STRUCT ENUM),
+            BOOL U8 U16 U32 U64 U128 I8 I16 I32 I64 I128 F32 F64 CHAR STR ARRAY SEQ MAP SET OPTION TUPLE STATE SHARED
+            LINK PLAIN FOLIO AREA MEMFD DESCRIPTOR RECORD STRUCT ENUM),
         ..named(Key::Unversioned("kho-state-kinds"))
     },
     Component {
