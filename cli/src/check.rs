@@ -30,6 +30,8 @@ Examples:
   kho check --scratch debugfs/out frozen.core
       nor may anything lie in scratch, which the handover does not name; from
       a copy of /sys/kernel/debug/kho/out, or each as 0x6800000+16M
+  kho check state.bin
+      states that a program saved
   kho check --format json vmcore | jq '.findings[] | {code, node}'
 
 Exit codes:
@@ -53,7 +55,8 @@ enum Format {
 pub(crate) struct Report<'a> {
     /// `fine` or `problems`.
     verdict: &'static str,
-    /// How much was checked: `handover`, or `root-fdt` where the rest is not there or cannot be found.
+    /// How much was checked: `handover`, `root-fdt` where the rest is not there or cannot be found, or `states` of a file
+    /// with nothing else.
     checked: &'static str,
     /// How many errors were found.
     errors: u64,
@@ -101,7 +104,11 @@ fn report(args: &Args, decoded: &Decoded) -> std::io::Result<()> {
     match args.format {
         Format::Json => print_json(&Report {
             verdict: if *errors == 0 { "fine" } else { "problems" },
-            checked: if alone(decoded) { "root-fdt" } else { "handover" },
+            checked: match decoded.source.kind {
+                SourceKind::States => "states",
+                _ if alone(decoded) => "root-fdt",
+                _ => "handover",
+            },
             errors: *errors,
             warnings: *warnings,
             findings: list,

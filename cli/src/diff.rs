@@ -16,7 +16,7 @@ use crate::units::parse_size;
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
-    /// A handover: an ELF core, an arena, a device tree, a copy of /sys/kernel/debug/kho, or raw memory
+    /// A handover: an ELF core, an arena, a device tree, a copy of /sys/kernel/debug/kho, or raw memory; or saved states
     #[arg(value_name = "A")]
     a: PathBuf,
     /// Another one, of any of these
@@ -48,8 +48,8 @@ pub(crate) struct Args {
 
 const HELP: &str = "\
 Compared are the components and their versions, nodes, sessions, files by
-token, globals, reserved memory, tables, arrays, what is preserved and what is
-wrong; and where both have their memory, the bytes of each file, table, array
+token, globals, reserved memory, tables, arrays, states field by field, what is
+preserved and what is wrong; and where both have their memory, the bytes of each file, table, array
 and range, and of each blob that nobody here understands. Where things lie is
 no difference without --addresses.
 
@@ -61,6 +61,9 @@ Examples:
       /LUO sessions[vm].files[0xabc].size: 9984 -> 12288
       /LUO sessions[vm].files[0xabc].content at 0x1000: 0x05 -> 0x06
       /note: only in B (shop-note-v1)
+  kho diff before.bin after.bin
+      /state vmm.vcpus[3].timer: 7 -> 9
+      states that a program saved, field by field; also in handovers
   kho diff authored.img frozen.core --base 0xa000000,
       raw memory, and a core
   kho diff --format json a b | jq '.changes[] | select(.kind == \"added\").path'

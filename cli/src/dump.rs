@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use kho::inspect::{Content, Decoded, Device, Memfd, Node, Range, Session, SessionFile};
+use kho::inspect::{Content, Decoded, Device, Memfd, Node, Range, Session, SessionFile, SourceKind};
 use kho::luo::Flb;
 use kho::selftest::Rule;
 use kho::text::Name;
@@ -34,6 +34,8 @@ Examples:
       a dump of a machine that was frozen before its kexec
   kho dump --format dts frozen.core | dtc -o root.dtb
   kho dump --format json arena | jq '.preserved.entries'
+  kho dump state.bin
+      states that a program saved: it need not be here, they describe themselves
   kho dump --page-size 64K --fdt 0x40280000 vmcore
   kho dump --base 0x80000000 ram.bin
       raw memory
@@ -96,7 +98,8 @@ fn tree(decoded: &Decoded, name: &str) -> String {
         let layout = format!("{:<layouts$}", layout(node));
         let blob =
             node.blob.as_ref().map_or("no blob".into(), |blob| format!("{:>4} B at {:#x}", blob.size, blob.address));
-        let _ = write!(text, "{}  {layout}  {}  {blob}", paint(BOLD, title), node_verdict(node));
+        let blob = if decoded.source.kind == SourceKind::States { String::new() } else { format!("  {blob}") };
+        let _ = write!(text, "{}  {layout}  {}{blob}", paint(BOLD, title), node_verdict(node));
         if let Some(owned) = node.owned.filter(|owned| *owned > 0) {
             let _ = write!(text, ", owns {}", size(owned));
         }
@@ -177,6 +180,7 @@ fn content(text: &mut String, node: &Node) {
             let orders = by_order(blocks.iter().map(|block| block.1));
             line(format!("array of {} in {}: {orders}", size(*bytes), count(blocks.len() as u64, "block")));
         }
+        Some(Content::States(states)) => crate::states::shown(states, &mut line),
         Some(Content::LuoHead { number, sessions, flbs }) => {
             let at = |at: &u64| if *at == 0 { "none".into() } else { format!("at {at:#x}") };
             line(format!("live update {number}: sessions {}, FLBs {}", at(sessions), at(flbs)));

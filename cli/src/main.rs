@@ -13,6 +13,7 @@ mod map;
 mod plan;
 mod schema;
 mod source;
+mod states;
 mod units;
 
 use std::io::Write as _;
@@ -34,6 +35,7 @@ Examples:
   kho demo                          a real handover across exec, verified byte for byte
   kho demo --keep out               the same, and the device tree, arena and memfds in out/
   kho dump out/arena.img            what is in it
+  kho dump state.bin                states that a program saved, by their own descriptions
   kho map vmcore -o map.svg         its memory, and who owns what
   kho check vmcore                  everything that is wrong with what a machine handed over
   kho diff before.core after.core   what two handovers do not have in common
@@ -48,7 +50,7 @@ Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
 enum Command {
     /// Hand over to a new process image across exec, and verify every byte
     Demo(demo::Args),
-    /// Show what is in a handover: a device tree, an arena, an ELF core or raw memory
+    /// Show what is in a handover: a device tree, an arena, an ELF core, raw memory or saved states
     Dump(dump::Args),
     /// Check a handover as a successor would, and list everything that is wrong
     Check(check::Args),

@@ -32,6 +32,7 @@ from the file; nothing is run.
 Examples:
   kho manifest target/release/serviced
       what that program reads and writes
+      with each state: its versions, and its fields with their types
   kho manifest --format json /usr/bin/serviced | jq '.reads[] | select(.required).node'
       what must be in a handover to it
 
@@ -85,15 +86,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 /// What is read, a line each.
 pub(crate) fn reads(found: &Found) -> String {
     let mut text = String::new();
-    side(&mut text, "reads", &found.reads);
+    side(&mut text, "reads", &found.reads, None);
     text
 }
 
 /// What is read and written, a line each.
 fn shown(found: &Found) -> String {
     let mut text = String::new();
-    side(&mut text, "reads", &found.reads);
-    side(&mut text, "writes", &found.writes);
+    side(&mut text, "reads", &found.reads, None);
+    side(&mut text, "writes", &found.writes, Some(&found.reads));
     if found.passed_over > 0 {
         let _ =
             writeln!(text, "passed over: {} of kinds that this kho does not know", count(found.passed_over, "line"));
@@ -101,11 +102,23 @@ fn shown(found: &Found) -> String {
     text
 }
 
-fn side(text: &mut String, title: &str, terms: &Terms) {
+/// `before` was printed.
+fn side(text: &mut String, title: &str, terms: &Terms, before: Option<&Terms>) {
     let wide = terms.names().map(str::len).max().unwrap_or(0).max("(layouts)".len());
     for term in terms.iter().filter(|term| !term.name().is_empty()) {
         let needed = if term.is_required() { "" } else { ", optional" };
         let _ = writeln!(text, "{title:<7} {:<wide$}  {}{needed}", clean(term.name()), clean(&versions(term)));
+        if term.states().is_empty() {
+            continue;
+        }
+        let mut line = |line: String| {
+            let _ = writeln!(text, "{:8}{line}", "");
+        };
+        if before.and_then(|before| before.states(term.name())) == Some(term.states()) {
+            line(format!("{} as above", count(term.states().len() as u64, "state")));
+        } else {
+            crate::states::descriptions(term.states().iter().map(|of| (of, None)), &mut line);
+        }
     }
     let layouts: Vec<String> = terms.layouts().iter().map(Reads::to_string).collect();
     let _ = writeln!(text, "{title:<7} {:<wide$}  {}", "(layouts)", clean(&layouts.join(", ")));

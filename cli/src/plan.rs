@@ -108,6 +108,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         }
         _ => Carried::from(&args.source.decode().map_err(|error| args.source.not_shown(&error))?),
     };
+    if carried.is_empty() && is_states(&args.source.file) {
+        let why = "states that were saved alone: only of those in a handover it is known which node they are in";
+        return Err(format!("{}: {why}", args.source.name()).into());
+    }
     if carried.is_empty() {
         return Err(format!("{}: hands nothing over: it knows no version of the root", args.source.name()).into());
     }
@@ -145,6 +149,10 @@ fn head_of(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
     open(path)?.take(1024).read_to_end(&mut head)?;
     Ok(head)
+}
+
+fn is_states(path: &Path) -> bool {
+    head_of(path).is_ok_and(|head| head.starts_with(&kho::abi::state::MAGIC.to_le_bytes()))
 }
 
 /// A profile begins as any object does.
@@ -287,5 +295,7 @@ fn row(text: &mut String, line: &Line, nodes: usize, components: usize) {
         let _ = writeln!(text, "    why   {}", clean(&line.why));
         let _ = writeln!(text, "    then  {}", line.then);
         let _ = writeln!(text, "    do    {}", line.advice);
+    } else if !line.why.is_empty() {
+        let _ = writeln!(text, "    note  {}", clean(&line.why));
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 #[derive(clap::Args)]
 pub(crate) struct Source {
     /// An ELF core (a dump of QEMU, /proc/vmcore, /proc/kcore), an arena, a device tree (.dtb), a copy of
-    /// /sys/kernel/debug/kho, /dev/mem, or raw memory
+    /// /sys/kernel/debug/kho, /dev/mem, raw memory, or saved states
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Physical address of the root FDT; without it, all pages are searched
@@ -206,7 +206,7 @@ pub(crate) fn count(number: u64, what: &str) -> String {
 
 /// Whether it is a handover, or what is known of one; else a device tree of something else.
 pub(crate) fn is_handover(decoded: &Decoded) -> bool {
-    decoded.root.is_handover || decoded.source.kind == SourceKind::Debugfs
+    decoded.root.is_handover || matches!(decoded.source.kind, SourceKind::Debugfs | SourceKind::States)
 }
 
 /// What the file is and where its root is, in two or three lines.
@@ -219,6 +219,7 @@ pub(crate) fn head(decoded: &Decoded) -> String {
         SourceKind::Core => "ELF core",
         SourceKind::Raw => "raw memory",
         SourceKind::Debugfs => "copy of debugfs kho",
+        SourceKind::States => "saved states",
         _ => "file",
     };
     let _ = write!(text, "{:<10} {kind}, {}", "source", size(source.bytes));
@@ -235,6 +236,10 @@ pub(crate) fn head(decoded: &Decoded) -> String {
         let _ = write!(text, ", pages of {} ({by})", size(page.bytes));
     }
     let root = &decoded.root;
+    if source.kind == SourceKind::States {
+        text.push('\n');
+        return text;
+    }
     if root.found_by == FoundBy::Missing {
         text.push_str("\nroot FDT   none is there\n");
         scratch(&mut text, decoded);

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::states::StateImage;
 use crate::abi::files;
 use crate::luo::{self, FileContent, Flb};
 use crate::mem::{Folio, Geometry};
@@ -68,6 +69,8 @@ pub enum Content {
         /// In the order of the array.
         blocks: Vec<(u64, u32)>,
     },
+    /// Typed state, whatever the types        kho-state-v1
+    States(StateImage),
     /// The head of Linux's sessions, when their memory is not there     luo-v5
     LuoHead {
         /// Which live update it is, 1 the first.

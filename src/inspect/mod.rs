@@ -19,6 +19,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod body;
 mod content;
 mod copy;
 mod debugfs;
@@ -27,6 +28,9 @@ mod extract;
 mod find;
 mod map;
 mod show;
+mod states;
+#[cfg(all(test, feature = "derive"))]
+mod states_tests;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -49,6 +53,7 @@ pub use content::{Content, Device, Memfd, NamedRange, Session, SessionFile};
 pub use diff::{Change, ChangeKind, Diff, DiffOptions, NotCompared};
 pub use extract::{Extracted, Item, Opened, Place};
 pub use map::{Map, MapOwner, OwnerKind, Stretch};
+pub use states::{StateBulk, StateDescription, StateImage, StateInstance, StateObject};
 pub use view::{
     Candidate, Decoded, FoundBy, Node, OrderCount, PageSize, PageSizeBy, Preserved, Problem, Range, Root, SourceKind,
     SourceView,
@@ -146,7 +151,7 @@ enum Hint {
     Unfinished,
 }
 
-/// Decodes a file: a device tree, an arena, an ELF core, or raw memory.
+/// Decodes a file: a device tree, an arena, an ELF core, raw memory, or states that were saved as bytes.
 ///
 /// In memory, the root FDT is where the options or the header of an arena say; else every page of the memory is looked
 /// at, and of several handovers that one is taken which has the fewest errors.
@@ -196,6 +201,11 @@ fn open_all(path: &Path, options: &Options) -> Result<Opened, NotShown> {
                 .map_err(|error| Fault::new(Code::Io).found(error))?;
             Ok(Opened { decoded: device_tree(&bytes)?, memory: None })
         }
+        Ok(Source::States(_)) if options.fdt.is_some() || options.geometry.is_some() => {
+            let fault = Fault::new(Code::FileKind).item("file").found("saved states").expected("memory");
+            Err(NotShown { fault, hint: Hint::NoMemory })
+        }
+        Ok(Source::States(file)) => Ok(states::open(file)?),
         Err(fault) => {
             let hint = if fault.code() == Code::Magic { Hint::NoMagic } else { Hint::None };
             Err(NotShown { fault, hint })

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use super::content::{Content, Memfd, Session, block};
 use super::find::Shared;
+use super::states::ReadStates;
 use crate::abi;
 use crate::compat::{Compat, CompatList, CompatVec, Reads};
 use crate::fdt::Fdt;
@@ -90,6 +91,12 @@ const ROWS: &[Row] = &[
                 folios: found.folios.iter().map(|&folio| block(folio, geometry)).collect(),
             });
         },
+    },
+    Row {
+        layout: abi::state::COMPAT,
+        node: "",
+        part: None,
+        plug: |plug| plug.read(ReadStates, |states, _| Content::States(states)),
     },
     Row {
         layout: abi::payload::RECORDS,

@@ -128,6 +128,8 @@ pub enum SourceKind {
     Raw,
     /// A copy of Linux's debugfs directory `kho`.
     Debugfs,
+    /// States that were saved as bytes.
+    States,
 }
 
 impl From<ImageKind> for SourceKind {

@@ -6,6 +6,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::kind::{Kind, scalar};
 use super::limits;
 use super::number;
 use super::shape::{Element, Type};
@@ -97,97 +98,6 @@ pub struct VariantDescription {
     pub fields: Vec<FieldDescription>,
 }
 
-/// A type. Printed as people write it: `[u64; 18]`, `map<u32, str>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub enum Kind {
-    /// A value without parts: its [kind](crate::abi::state::kind).
-    Scalar(u8),
-    /// So many values.
-    Array(u64, Box<Kind>),
-    /// Values, as many as there are.
-    Seq(Box<Kind>),
-    /// Keys and values.
-    Map(Box<Kind>, Box<Kind>),
-    /// Values, none twice.
-    Set(Box<Kind>),
-    /// A value or none.
-    Option(Box<Kind>),
-    /// Values of several types.
-    Tuple(Vec<Kind>),
-    /// A state: the id of its description.
-    State(u32),
-    /// An object that several have.
-    Shared(Box<Kind>),
-    /// A weak link to such an object.
-    Link(Box<Kind>),
-    /// Bulk data of elements without a name: the [kind](crate::abi::state::kind) of each.
-    Plain(u8),
-    /// Bulk data of structures.
-    Records {
-        /// Their name.
-        name: String,
-        /// Bytes of each.
-        size: u64,
-    },
-}
-
-/// What a scalar is called, and its bytes where they are fixed.
-pub(crate) const fn scalar(of: u8) -> Option<(&'static str, Option<u8>)> {
-    Some(match of {
-        kind::BOOL => ("bool", Some(1)),
-        kind::U8 => ("u8", Some(1)),
-        kind::U16 => ("u16", Some(2)),
-        kind::U32 => ("u32", Some(4)),
-        kind::U64 => ("u64", Some(8)),
-        kind::U128 => ("u128", Some(16)),
-        kind::I8 => ("i8", Some(1)),
-        kind::I16 => ("i16", Some(2)),
-        kind::I32 => ("i32", Some(4)),
-        kind::I64 => ("i64", Some(8)),
-        kind::I128 => ("i128", Some(16)),
-        kind::F32 => ("f32", Some(4)),
-        kind::F64 => ("f64", Some(8)),
-        kind::CHAR => ("char", None),
-        kind::STR => ("str", None),
-        kind::FOLIO => ("folio", None),
-        kind::AREA => ("area", None),
-        kind::MEMFD => ("memfd", None),
-        kind::DESCRIPTOR => ("descriptor", None),
-        _ => return None,
-    })
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Kind::Scalar(of) => f.write_str(scalar(*of).map_or("?", |(name, _)| name)),
-            Kind::Array(count, of) => write!(f, "[{of}; {count}]"),
-            Kind::Seq(of) => write!(f, "[{of}]"),
-            Kind::Map(key, value) => write!(f, "map<{key}, {value}>"),
-            Kind::Set(of) => write!(f, "set<{of}>"),
-            // `shared u8?` is a shared one that may be none.
-            Kind::Option(of) if matches!(**of, Kind::Shared(_) | Kind::Link(_)) => write!(f, "({of})?"),
-            Kind::Option(of) => write!(f, "{of}?"),
-            Kind::Tuple(types) if types.len() == 1 => types.iter().try_for_each(|of| write!(f, "({of},)")),
-            Kind::Tuple(types) => {
-                let mut gap = "(";
-                for of in types {
-                    write!(f, "{gap}{of}")?;
-                    gap = ", ";
-                }
-                f.write_str(")")
-            }
-            Kind::State(id) => write!(f, "state {id}"),
-            Kind::Shared(of) => write!(f, "shared {of}"),
-            Kind::Link(of) => write!(f, "link {of}"),
-            Kind::Plain(of) => write!(f, "plain {}", scalar(*of).map_or("?", |(name, _)| name)),
-            Kind::Records { name, size } => write!(f, "plain {name} of {size} bytes"),
-        }
-    }
-}
-
 /// Whether a version has a field of these.
 pub(crate) const fn has(since: u32, until: u32, version: u32) -> bool {
     since <= version && (until == 0 || version < until)
@@ -210,6 +120,33 @@ impl Description {
         let mut input = Input { all: bytes.len(), rest: bytes };
         let description = input.description().map_err(|fault| fault.offset(input.offset()))?;
         if input.rest.is_empty() { Ok(description) } else { Err(input.fault("description").found("bytes behind it")) }
+    }
+
+    /// The same, in which the fields that a version has have a name each: the second one of a name has `#2` behind it.
+    #[cfg(all(feature = "std", feature = "serde"))]
+    pub(crate) fn with_unique_names(mut self, version: u32) -> Description {
+        fn rename<'a>(names: impl Iterator<Item = &'a mut String>) {
+            let mut seen = alloc::collections::BTreeMap::<String, u32>::new();
+            for name in names {
+                let times = seen.entry(name.clone()).or_default();
+                *times = times.saturating_add(1);
+                if *times > 1 {
+                    *name = alloc::format!("{name}#{times}");
+                }
+            }
+        }
+        fn of(fields: &mut [FieldDescription], version: u32) -> impl Iterator<Item = &mut String> {
+            fields.iter_mut().filter(move |field| field.is_in(version)).map(|field| &mut field.name)
+        }
+        match &mut self.body {
+            DescriptionBody::Struct { fields, subsections } => {
+                rename(of(fields, version).chain(subsections.iter_mut().map(|part| &mut part.name)));
+            }
+            DescriptionBody::Enum { variants } => {
+                variants.iter_mut().for_each(|variant| rename(of(&mut variant.fields, version)));
+            }
+        }
+        self
     }
 
     /// Its name, id and versions, in one line.

@@ -5,9 +5,10 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::description::{Description, DescriptionBody, FieldDescription, Kind};
+use super::description::{Description, DescriptionBody, FieldDescription};
 use super::error::Result;
 use super::image::Image;
+use super::kind::Kind;
 use super::shape::{Shape, Shapes, closure};
 use super::value::State;
 use crate::report::{Code, Fault};

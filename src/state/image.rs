@@ -8,11 +8,12 @@ use core::ops::Range;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
 
-use super::description::{Description, Kind};
+use super::description::Description;
+use super::kind::Kind;
 use super::limits;
 use super::number;
 use crate::abi::state::{BULK_CRC, COMPAT, Header, Instance, MAGIC, Resource, Use};
-use crate::num::{index_of, u64_of};
+use crate::num::{index_of, u64_of, usize_of};
 use crate::report::{Code, Fault};
 
 /// The metadata of an image, of which header, tables and checksum are right.
@@ -248,17 +249,37 @@ impl<'a> Image<'a> {
         let bulk = usize::try_from(size).ok().and_then(|size| bulk.get(..size)).ok_or_else(|| {
             truncated("bulk", 24).found(format_args!("{} bytes", bulk.len())).expected(format_args!("{size}"))
         })?;
-        let expected = self.header.bulk_crc.get();
+        if self.has_bulk_crc() { self.bulk_is(crc32fast::hash(bulk)) } else { Ok(()) }
+    }
+
+    /// As [`Image::check_bulk`], of bulk data that are read piece by piece: at an offset, so many.
+    ///
+    /// # Errors
+    /// As there, and those of reading.
+    pub(crate) fn check_bulk_by(&self, read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), Fault>) -> Result<(), Fault> {
+        const PIECE: u64 = 1 << 18;
         if !self.has_bulk_crc() {
             return Ok(());
         }
-        match crc32fast::hash(bulk) {
-            found if found == expected => Ok(()),
-            found => {
-                let fault = Fault::new(Code::Checksum).item("bulk_crc").offset(36).found(format_args!("{found:#010x}"));
-                Err(fault.expected(format_args!("{expected:#010x}")))
-            }
+        let (size, mut at, mut hasher) = (self.header.bulk.get(), 0_u64, crc32fast::Hasher::new());
+        let mut buffer = alloc::vec![0; usize_of(size.min(PIECE))];
+        while at < size {
+            let now = size.saturating_sub(at).min(PIECE);
+            let piece = buffer.get_mut(..usize_of(now)).unwrap_or_default();
+            read(at, piece)?;
+            hasher.update(piece);
+            at = at.saturating_add(now);
         }
+        self.bulk_is(hasher.finalize())
+    }
+
+    fn bulk_is(&self, found: u32) -> Result<(), Fault> {
+        let expected = self.header.bulk_crc.get();
+        if found == expected {
+            return Ok(());
+        }
+        let fault = Fault::new(Code::Checksum).item("bulk_crc").offset(36).found(format_args!("{found:#010x}"));
+        Err(fault.expected(format_args!("{expected:#010x}")))
     }
 
     /// The objects that can be asked for: id of the description, and number.

@@ -91,6 +91,8 @@ mod description;
 mod error;
 mod fit;
 mod image;
+mod keys;
+mod kind;
 pub mod limits;
 #[cfg(feature = "std")]
 pub mod lock;
@@ -102,6 +104,7 @@ mod resource;
 mod restore;
 mod save;
 mod shape;
+mod shown;
 #[cfg(all(test, feature = "derive", feature = "std"))]
 mod tests;
 mod value;
@@ -111,26 +114,28 @@ mod walk;
 pub use attach::{Holder, Origin, States, Unclaimed};
 pub use bytes::{Saved, restore, restore_from, save, save_as};
 pub(crate) use description::disagree;
-pub use description::{
-    Description, DescriptionBody, FieldDescription, Kind, SubsectionDescription, VariantDescription,
-};
+pub use description::{Description, DescriptionBody, FieldDescription, SubsectionDescription, VariantDescription};
 pub use error::{Error, Result};
 pub use image::Image;
 #[cfg(feature = "derive")]
 pub use kho_derive::State;
+pub use kind::Kind;
 pub use node::{LookAtStates, MADE_OF, Resources, StatesNode};
 #[cfg(feature = "write")]
-pub(crate) use node::{WrittenStates, written_in};
+pub(crate) use node::{WrittenStates, look, written_in};
 pub(crate) use node::{descriptions, negotiate, refuses};
 pub use resource::Scattered;
+pub(crate) use resource::descriptor_of;
 #[cfg(feature = "std")]
 pub use resource::{FileDescriptor, Memfd};
 pub use restore::{Restorer, Subsection as Found};
 pub use save::Saver;
 pub(crate) use shape::check_closed;
 pub use shape::{Body, Desc, Element, Field, Shape, Subsection, Type, Variant, shape_bytes, shape_size};
+pub use shown::{Float, SHOWN, Shown, ShownObject, ShownState};
 #[cfg(feature = "std")]
 pub use value::ArcLink;
 pub use value::{Bulk, InPlace, PlainField, RcLink, State, Value};
 pub use versions::Versions;
-pub use walk::{SHOWN, Shown, ShownObject, ShownState};
+#[cfg(all(feature = "std", feature = "serde"))]
+pub(crate) use walk::{named, objects};

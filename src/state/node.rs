@@ -1,5 +1,6 @@
 //! States as a node of a handover.
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::sync::Arc;
@@ -12,6 +13,7 @@ use super::image::Image;
 use super::limits;
 use super::resource::{Held, descriptor_of, folio_of};
 use super::shape::{Shape, closure};
+use super::shown::ShownObject;
 use super::walk;
 use crate::abi;
 use crate::abi::state::{AREA, Blob, DESCRIPTOR, FOLIO, MEMFD};
@@ -155,23 +157,27 @@ fn claim<M: Memory>(node: &mut Node<'_, M>, resource: &abi::state::Resource) -> 
     }
 }
 
+/// A node of states that was looked at.
+pub(crate) struct Looked {
+    pub(crate) image: Image<'static>,
+    pub(crate) written: fit::Written,
+    pub(crate) bulk: Option<Area>,
+    resources: Vec<Claimed>,
+    /// The first objects, if they are wanted.
+    pub(crate) shown: Vec<ShownObject>,
+    /// Whether these are all.
+    pub(crate) is_whole: bool,
+}
+
 /// Reads and checks a node of states without the types of anybody: by what it says of itself. What it owns is claimed;
-/// what is wrong with it is reported.
+/// what is wrong with it is reported. The values are there when they are wanted.
 ///
 /// # Errors
 /// As [`read`].
-fn look<M: Memory>(
-    node: &mut Node<'_, M>,
-) -> Result<(Image<'static>, fit::Written, Option<Area>, Vec<Claimed>), Fault> {
+pub(crate) fn look<M: Memory>(node: &mut Node<'_, M>, keep: bool) -> Result<Looked, Fault> {
     let (image, bulk) = read(node)?;
-    let written = fit::written(&image)?;
-    walk::objects(&image, &written, false, &mut |fault| node.report(fault));
-    if let Some(area) = bulk.as_ref().filter(|_| image.has_bulk_crc()) {
-        let mut bytes = alloc::vec![0; usize_of(image.bulk_len())];
-        area.read(node.memory(), 0, &mut bytes)?;
-        image.check_bulk(&bytes)?;
-    }
-    let mut claimed = Vec::new();
+    // Before anything that may fail: what is claimed has an owner, whatever is wrong with it.
+    let mut resources = Vec::new();
     let mut tokens = BTreeSet::new();
     for (number, resource) in image.resources().iter().enumerate() {
         let item = format!("resources[{number}]");
@@ -184,10 +190,27 @@ fn look<M: Memory>(
                 one => Ok(one),
             }
         }) {
-            claimed.push(one);
+            resources.push(one);
         }
     }
-    Ok((image, written, bulk, claimed))
+    let written = fit::written(&image)?;
+    let (shown, is_whole) = walk::objects(&image, &shown_by(&written, keep), keep, &mut |fault| node.report(fault));
+    if let Some(area) = &bulk {
+        let checked = image.check_bulk_by(&mut |offset, bytes| area.read(node.memory(), offset, bytes));
+        checked.unwrap_or_else(|fault| node.report(fault));
+    }
+    Ok(Looked { image, written, bulk, resources, shown, is_whole })
+}
+
+/// The descriptions as values are shown by them.
+fn shown_by(written: &fit::Written, keep: bool) -> Cow<'_, fit::Written> {
+    #[cfg(all(feature = "std", feature = "serde"))]
+    if keep {
+        let all = written.values().cloned().map(|(of, version)| (of.with_unique_names(version), version));
+        return Cow::Owned(all.map(|(of, version)| (of.id, (of, version))).collect());
+    }
+    let _ = keep;
+    Cow::Borrowed(written)
 }
 
 impl<M: Resources> Check<M> for StatesNode {
@@ -202,7 +225,7 @@ impl<M: Resources> Check<M> for StatesNode {
     }
 
     fn check(&self, node: &mut Node<'_, M>) -> Result<Checked, Fault> {
-        let (image, written, bulk, resources) = look(node)?;
+        let Looked { image, written, bulk, resources, .. } = look(node, false)?;
         let known = closure(self.declared.iter().copied(), |_| true)?;
         let newest = fit::same(&image, &known) || {
             let mut fit = Fit { findings: Vec::new(), newest: true };
@@ -236,7 +259,7 @@ impl<M: Memory> Check<M> for LookAtStates {
     }
 
     fn check(&self, node: &mut Node<'_, M>) -> Result<Image<'static>, Fault> {
-        Ok(look(node)?.0)
+        Ok(look(node, false)?.image)
     }
 }
 

@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 use core::any::Any;
 use core::ops::Range;
 
-use super::description::Kind;
 use super::error::{Error, Result};
 use super::image::Image;
+use super::kind::Kind;
 use super::limits;
 use super::number;
 use super::resource::Held;

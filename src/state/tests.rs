@@ -92,8 +92,8 @@ fn every_kind_of_field_comes_back() {
     let image = state::Image::open(&bytes).unwrap();
     let written = super::fit::written(&image).unwrap();
     let mut faults = Vec::new();
-    let shown = super::walk::objects(&image, &written, true, &mut |fault| faults.push(fault));
-    assert_eq!((faults, shown.len()), (vec![], 1), "who never saw the types reads it too");
+    let (shown, is_whole) = super::walk::objects(&image, &written, true, &mut |fault| faults.push(fault));
+    assert_eq!((faults, shown.len(), is_whole), (vec![], 1, true), "who never saw the types reads it too");
 }
 
 #[test]

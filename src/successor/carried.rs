@@ -177,7 +177,10 @@ impl From<&Decoded> for Carried {
             compatible: node.compatible.clone(),
             read_as: node.read_as.clone(),
             optional: node.optional,
-            states: None,
+            states: match &node.content {
+                Some(Content::States(states)) => Some(states.written()),
+                _ => None,
+            },
         };
         carried.given = Given::Nodes(decoded.root.compatible.clone(), decoded.nodes.iter().map(node).collect());
         for node in &decoded.nodes {

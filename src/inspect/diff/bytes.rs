@@ -3,8 +3,9 @@
 use std::sync::mpsc;
 use std::thread;
 
+use super::super::body::Body;
 use super::super::copy::{Sink, ZEROS};
-use super::super::extract::{Body, LARGE, Opened};
+use super::super::extract::{LARGE, Opened};
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
 

@@ -1,7 +1,7 @@
 //! What nodes hold, side by side.
 
+use super::super::body::Body;
 use super::super::content::{Content, Device, Memfd, Session, SessionFile};
-use super::super::extract::Body;
 use super::super::view::Node;
 use super::{Pair, Walk, by_order, number, pairs};
 use crate::luo::Flb;
@@ -99,6 +99,7 @@ impl<'a> Walk<'a> {
             (Content::Array { bytes, blocks }, Content::Array { bytes: size, blocks: others }) => {
                 self.blocks(path, "blocks", (blocks, *bytes), (others, *size));
             }
+            (Content::States(a), Content::States(b)) => self.states(path, a, b),
             (Content::Bytes { first_bytes }, Content::Bytes { first_bytes: others }) => {
                 let bytes = |node: &Node| {
                     let blob = node.blob?;
@@ -222,6 +223,7 @@ pub(super) const fn kind(content: &Content) -> &'static str {
         Content::Array { .. } => "array",
         Content::LuoHead { .. } => "luo-head",
         Content::KhoTestHead { .. } => "kho-test-head",
+        Content::States(_) => "states",
         Content::Bytes { .. } => "bytes",
     }
 }

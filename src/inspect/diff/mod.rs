@@ -5,6 +5,7 @@
 
 mod bytes;
 mod content;
+mod states;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +15,8 @@ use serde::Serialize;
 
 use self::bytes::Compared;
 use self::content::kind;
-use super::extract::{Body, Opened};
+use super::body::Body;
+use super::extract::Opened;
 use super::view::{Decoded, FoundBy, Node, Problem, Range, SourceKind};
 use crate::mem::{Image, PhysAddr};
 use crate::num::u64_of;
@@ -160,8 +162,16 @@ impl<'a> Walk<'a> {
         has_memory(&self.a.decoded) && has_memory(&self.b.decoded)
     }
 
+    /// Whether one of them is saved states alone, which have nothing around them.
+    fn has_saved(&self) -> bool {
+        [self.a, self.b].iter().any(|side| side.decoded.source.kind == SourceKind::States)
+    }
+
     fn root(&mut self) {
         let (a, b) = (&self.a.decoded, &self.b.decoded);
+        if self.has_saved() {
+            return;
+        }
         let why = |side: &Decoded| (!has_memory(side)).then(|| "its memory is not here".into());
         if !self.has_memory() {
             self.not_compared("/".into(), why(a), why(b));
@@ -196,6 +206,24 @@ impl<'a> Walk<'a> {
             };
             return self.value(path, pair.0.map(about), pair.1.map(about));
         };
+        if !self.has_saved() {
+            self.around(path, a, b);
+        }
+        match (&a.content, &b.content) {
+            (Some(ours), Some(theirs)) => self.content(path, (a, ours), (b, theirs)),
+            (None, None) if self.has_memory() => {
+                let why = || Some("it cannot be read".into());
+                self.not_compared(format!("{path} content"), why(), why());
+            }
+            (ours, theirs) if self.has_memory() => {
+                self.value(&format!("{path} kind"), ours.as_ref().map(kind), theirs.as_ref().map(kind));
+            }
+            _ => {}
+        }
+    }
+
+    /// What a node says of itself, and what it has beside its content.
+    fn around(&mut self, path: &str, a: &Node, b: &Node) {
         self.words(&format!("{path} compatible"), &a.compatible, &b.compatible);
         if self.has_memory() {
             self.value(&format!("{path} read_as"), a.read_as.as_ref(), b.read_as.as_ref());
@@ -213,17 +241,6 @@ impl<'a> Walk<'a> {
         } else if !self.has_memory() {
             let why = |node: &Node| node.mem_partial.then(|| "it says its largest ranges only".into());
             self.not_compared(format!("{path} mem"), why(a), why(b));
-        }
-        match (&a.content, &b.content) {
-            (Some(ours), Some(theirs)) => self.content(path, (a, ours), (b, theirs)),
-            (None, None) if self.has_memory() => {
-                let why = || Some("it cannot be read".into());
-                self.not_compared(format!("{path} content"), why(), why());
-            }
-            (ours, theirs) if self.has_memory() => {
-                self.value(&format!("{path} kind"), ours.as_ref().map(kind), theirs.as_ref().map(kind));
-            }
-            _ => {}
         }
     }
 

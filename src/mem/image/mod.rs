@@ -17,6 +17,7 @@ use super::file::{io_fault, read_at};
 use super::scan::{FDT_MAGIC, candidates};
 use super::{Geometry, Machine, MemError, Memory, PhysAddr, PhysRange, arena};
 use crate::abi::arena::MAGIC as ARENA_MAGIC;
+use crate::abi::state::MAGIC as STATES_MAGIC;
 use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault};
 
@@ -31,6 +32,8 @@ pub enum Source {
     Image(Image),
     /// A device tree by itself, which is no memory: addresses in it lead nowhere.
     DeviceTree(File),
+    /// States that were saved as bytes, see [`state::save`](crate::state::save).
+    States(File),
 }
 
 /// Where the memory of an [`Image`] comes from.
@@ -135,6 +138,8 @@ impl Image {
             Image { machine, ..Image::new(file, ImageKind::Core, Geometry::K4, pieces) }
         } else if u32::from_be_bytes([a, b, c, d]) == FDT_MAGIC {
             return Ok(Source::DeviceTree(file));
+        } else if u64::from_le_bytes(magic) == STATES_MAGIC {
+            return Ok(Source::States(file));
         } else if size < 8 && magic == [0; 8] || (1..8).contains(&size) {
             return Err(Fault::new(Code::Truncated)
                 .item("magic")

@@ -16,7 +16,7 @@ fn file(bytes: &[u8]) -> File {
 fn image(file: File) -> Image {
     match Image::from_file(file).unwrap() {
         Source::Image(image) => image,
-        Source::DeviceTree(_) => panic!("a device tree"),
+        Source::DeviceTree(_) | Source::States(_) => panic!("no memory"),
     }
 }
 

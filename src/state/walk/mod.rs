@@ -1,97 +1,53 @@
 //! Reading an image by its own descriptions, without the types: to check all of it before anything is restored, and to
 //! show it.
 
+mod scalars;
+
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::description::{Description, DescriptionBody, FieldDescription, Kind, scalar};
-use super::fit::Written;
-use super::image::Image;
-use super::limits;
-use super::number::{self, unzigzag};
-use crate::abi::state::{BULK_ALIGN, Resource, kind};
+use crate::abi::state::{BULK_ALIGN, kind};
 use crate::num::{index_of, u64_of, usize_of};
 use crate::report::{Code, Fault};
+use crate::state::description::{Description, DescriptionBody, FieldDescription};
+use crate::state::fit::Written;
+use crate::state::image::Image;
+use crate::state::keys::Keys;
+use crate::state::kind::{Kind, scalar};
+use crate::state::limits;
+use crate::state::number;
+use crate::state::shown::{SHOWN, Shown, ShownObject, ShownState};
 
-/// So many elements of a list are shown; the rest is counted.
-pub const SHOWN: usize = 1 << 16;
-
-/// A value as it is shown.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Shown {
-    /// A number, as people write it.
-    Number(u64),
-    /// A number below zero.
-    Negative(i64),
-    /// A number of 128 bits.
-    Big(u128),
-    /// As the type has it.
-    Bool(bool),
-    /// As the type has it.
-    Float(f64),
-    /// A text, or a character.
-    Text(String),
-    /// Numbers of one byte, those that are shown, and how many there are.
-    Bytes(Vec<u8>, u64),
-    /// Those that are shown, and how many there are.
-    List(Vec<Shown>, u64),
-    /// Keys and values that are shown, and how many there are.
-    Map(Vec<(Shown, Shown)>, u64),
-    /// No value.
-    None,
-    /// A state.
-    State(ShownState),
-    /// A shared object: its number.
-    Object(u32),
-    /// A weak link to an object, or to none.
-    Link(Option<u32>),
-    /// Bulk data: bytes, and where they begin.
-    Bulk(u64, u64),
-    /// Pages or a descriptor: the resource.
-    Resource(Resource),
-}
-
-/// A state as it is shown.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ShownState {
-    /// Id of its description.
-    pub id: u32,
-    /// Its name.
-    pub name: String,
-    /// The version that it was written in.
-    pub version: u32,
-    /// Name of the variant, of an enum.
-    pub variant: Option<String>,
-    /// Fields and subsections, by name. A field whose condition says no has no value.
-    pub fields: Vec<(String, Shown)>,
-}
-
-/// An object of an image, read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ShownObject {
-    /// Its type, as people write it.
-    pub ty: String,
-    /// What it is.
-    pub value: Shown,
-}
+/// So many bytes of values are kept for each byte of the image, and at most: names are in it once, and shown with each
+/// value.
+const ROOM: usize = 256;
+const MOST: usize = 256 << 20;
+/// So many variants are named.
+const VARIANTS: usize = 8;
 
 /// Reads all of an image by its descriptions. `keep` says whether values are wanted, or only whether they are right.
 ///
 /// What is right here is restored by the types that fit: lengths, texts, tags, keys, links, bulk data and resources are
 /// all looked at. Each error has its path and its offset; the first in each object is told, and `report` may be called
 /// at most once for each.
+///
+/// The values, as far as they are in proportion to the image, and whether these are all that lists show.
 pub(crate) fn objects(
     image: &Image<'_>,
     written: &Written,
     keep: bool,
     report: &mut dyn FnMut(Fault),
-) -> Vec<ShownObject> {
+) -> (Vec<ShownObject>, bool) {
+    let room = image.meta().len().saturating_mul(ROOM).saturating_add(1 << 16).min(MOST);
     let mut walk = Walk {
         image,
         written,
         keep,
+        room,
+        is_whole: true,
         rest: &[],
         end: 0,
         depth: 0,
@@ -113,13 +69,13 @@ pub(crate) fn objects(
         walk.depth = 1;
         let value = walk.value(&object.ty).and_then(|value| walk.ends("object").map(|()| value));
         match value {
-            Ok(value) if keep => shown.push(ShownObject { ty: walk.name(&object.ty), value }),
+            Ok(value) if keep && walk.has_room(0) => shown.push(ShownObject { ty: walk.name(&object.ty), value }),
             Ok(_) => {}
             Err(fault) => {
                 broken = true;
                 let name = names.get(&walk.object).cloned();
                 report(fault.within(&name.unwrap_or_else(|| format!("objects[{number}]"))));
-                if keep {
+                if keep && walk.has_room(0) {
                     shown.push(ShownObject { ty: walk.name(&object.ty), value: Shown::None });
                 }
             }
@@ -130,7 +86,7 @@ pub(crate) fn objects(
     if let Some(unused) = unused {
         report(Fault::new(Code::StateResource).item(format!("resources[{unused}]")).found("one that no value has"));
     }
-    shown
+    (shown, walk.is_whole)
 }
 
 /// As errors name it: `vmm`, or `vmm#2` for another number than 0.
@@ -148,6 +104,10 @@ struct Walk<'a> {
     image: &'a Image<'a>,
     written: &'a Written,
     keep: bool,
+    /// So many bytes of values may still be kept.
+    room: usize,
+    /// Whether there was room for all.
+    is_whole: bool,
     rest: &'a [u8],
     end: usize,
     depth: u32,
@@ -170,9 +130,33 @@ impl<'a> Walk<'a> {
 
     /// A type, with the names of its states.
     fn name(&self, ty: &Kind) -> String {
-        match ty {
-            Kind::State(id) => self.written.get(id).map_or_else(|| ty.to_string(), |(of, _)| of.name.clone()),
-            _ => ty.to_string(),
+        ty.named(&|id| self.written.get(&id).map(|(of, _)| of.name.as_str())).to_string()
+    }
+
+    /// Whether there is room for another value with that much text.
+    fn has_room(&mut self, text: usize) -> bool {
+        let needed = size_of::<(String, Shown)>().saturating_add(text);
+        match self.room.checked_sub(needed) {
+            Some(left) if self.keep => self.room = left,
+            _ => {
+                self.is_whole = !self.keep;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Keeps an element.
+    fn push<T>(&mut self, shown: &mut Vec<T>, value: T) {
+        if self.keep && shown.len() < SHOWN && self.has_room(0) {
+            shown.push(value);
+        }
+    }
+
+    /// Keeps a field.
+    fn push_field(&mut self, shown: &mut ShownState, name: &str, value: Shown) {
+        if self.keep && self.has_room(name.len()) {
+            shown.fields.push((name.to_string(), value));
         }
     }
 
@@ -253,9 +237,7 @@ impl<'a> Walk<'a> {
                 let mut shown = Vec::new();
                 for (index, of) in types.iter().enumerate() {
                     let value = self.value(of).map_err(|fault| fault.within(&index.to_string()))?;
-                    if self.keep {
-                        shown.push(value);
-                    }
+                    self.push(&mut shown, value);
                 }
                 Ok(Shown::List(shown, u64_of(types.len())))
             }
@@ -308,63 +290,6 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn scalar(&mut self, of: u8) -> Result<Shown> {
-        Ok(match of {
-            kind::BOOL => Shown::Bool(self.flag()?),
-            kind::U8 => Shown::Number(self.array().map(|[byte]| byte)?.into()),
-            kind::U16 => Shown::Number(self.at_most(u16::MAX.into())?),
-            kind::U32 => Shown::Number(self.at_most(u32::MAX.into())?),
-            kind::U64 => Shown::Number(self.number()?),
-            kind::U128 => Shown::Big(u128::from_le_bytes(self.array()?)),
-            kind::I8 => signed(i8::from_le_bytes(self.array()?).into()),
-            kind::I16 => signed(self.between(i16::MIN.into(), i16::MAX.into())?),
-            kind::I32 => signed(self.between(i32::MIN.into(), i32::MAX.into())?),
-            kind::I64 => signed(unzigzag(self.number()?)),
-            kind::I128 => match i128::from_le_bytes(self.array()?) {
-                number if self.keep && number < 0 => Shown::Text(number.to_string()),
-                number => Shown::Big(number.unsigned_abs()),
-            },
-            kind::F32 => Shown::Float(f32::from_le_bytes(self.array()?).into()),
-            kind::F64 => Shown::Float(f64::from_le_bytes(self.array()?)),
-            kind::CHAR => {
-                let fault = self.fault(Code::StateTag);
-                let number = self.at_most(u32::MAX.into())?;
-                let character = u32::try_from(number).ok().and_then(char::from_u32);
-                let character =
-                    character.ok_or_else(|| fault.found(format_args!("{number:#x}")).expected("a character"))?;
-                if self.keep { Shown::Text(character.to_string()) } else { Shown::None }
-            }
-            kind::STR => {
-                let len = self.len()?;
-                let fault = self.fault(Code::Text);
-                let text = core::str::from_utf8(self.bytes(len)?).map_err(|error| {
-                    fault
-                        .found(format_args!("{len} bytes, of which that at {} is none", error.valid_up_to()))
-                        .expected("UTF-8")
-                })?;
-                if self.keep { Shown::Text(text.to_string()) } else { Shown::None }
-            }
-            kind::FOLIO | kind::AREA | kind::MEMFD | kind::DESCRIPTOR => self.resource(of)?,
-            other => return Err(self.fault(Code::StateSchema).found(other).expected("a type that this reader knows")),
-        })
-    }
-
-    fn at_most(&mut self, most: u64) -> Result<u64> {
-        let fault = self.fault(Code::StateNumber);
-        match self.number()? {
-            number if number <= most => Ok(number),
-            number => Err(fault.found(number).expected(format_args!("at most {most}"))),
-        }
-    }
-
-    fn between(&mut self, least: i64, most: i64) -> Result<i64> {
-        let fault = self.fault(Code::StateNumber);
-        match unzigzag(self.number()?) {
-            number if (least..=most).contains(&number) => Ok(number),
-            number => Err(fault.found(number).expected(format_args!("{least} to {most}"))),
-        }
-    }
-
     fn list(&mut self, count: usize, of: &Kind) -> Result<Shown> {
         if *of == Kind::Scalar(kind::U8) {
             let bytes = self.bytes(count)?;
@@ -374,9 +299,7 @@ impl<'a> Walk<'a> {
         let mut shown = Vec::new();
         for index in 0..count {
             let value = self.value(of).map_err(|fault| fault.within(&format!("[{index}]")))?;
-            if self.keep && index < SHOWN {
-                shown.push(value);
-            }
+            self.push(&mut shown, value);
         }
         Ok(Shown::List(shown, u64_of(count)))
     }
@@ -397,9 +320,7 @@ impl<'a> Walk<'a> {
             let (bytes, key) = self.key(key).map_err(|fault| within(fault.within("key")))?;
             keys.add(bytes);
             let value = self.value(of).map_err(within)?;
-            if self.keep && index < SHOWN {
-                shown.push((key, value));
-            }
+            self.push(&mut shown, (key, value));
         }
         keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a key twice, in what ends here"))?;
         Ok(Shown::Map(shown, u64_of(count)))
@@ -411,19 +332,17 @@ impl<'a> Walk<'a> {
         for index in 0..count {
             let (bytes, value) = self.key(of).map_err(|fault| fault.within(&format!("[{index}]")))?;
             keys.add(bytes);
-            if self.keep && index < SHOWN {
-                shown.push(value);
-            }
+            self.push(&mut shown, value);
         }
         keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a value twice, in what ends here"))?;
-        Ok(Shown::List(shown, u64_of(count)))
+        Ok(Shown::Set(shown, u64_of(count)))
     }
 
     fn bulk(&mut self, unit: u64) -> Result<Shown> {
         let at = self.offset();
         let len = self.number()?;
         if len == 0 {
-            return Ok(Shown::Bulk(0, 0));
+            return Ok(Shown::Bulk { bytes: 0, offset: 0, first: Vec::new() });
         }
         let offset = self.number()?;
         let fault = || {
@@ -440,7 +359,7 @@ impl<'a> Walk<'a> {
         }
         let left = self.bulk_left.checked_sub(len);
         self.bulk_left = left.ok_or_else(|| fault().expected("bytes that no other value has"))?;
-        Ok(Shown::Bulk(len, offset))
+        Ok(Shown::Bulk { bytes: len, offset, first: Vec::new() })
     }
 
     fn resource(&mut self, of: u8) -> Result<Shown> {
@@ -497,9 +416,12 @@ impl<'a> Walk<'a> {
                 let tag = self.number()?;
                 let variant = variants.iter().find(|one| u64::from(one.tag) == tag && one.since <= *version);
                 let variant = variant.ok_or_else(|| {
-                    let known = variants.iter().filter(|one| one.since <= *version);
-                    let known: Vec<_> = known.map(|one| format!("{} ({})", one.tag, one.name)).collect();
-                    fault.item("tag").found(tag).expected(known.join(", "))
+                    // One fault is told of each object, whatever there is of variants.
+                    let mut known = variants.iter().filter(|one| one.since <= *version);
+                    let some = known.by_ref().take(VARIANTS).map(|one| format!("{} ({})", one.tag, one.name));
+                    let mut some: Vec<_> = some.collect();
+                    some.extend(known.next().map(|_| "others".to_string()));
+                    fault.item("tag").found(tag).expected(some.join(", "))
                 })?;
                 if self.keep {
                     shown.variant = Some(variant.name.clone());
@@ -508,7 +430,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.depth = self.depth.saturating_sub(1);
-        Ok(Shown::State(shown))
+        Ok(if self.keep { Shown::State(Box::new(shown)) } else { Shown::None })
     }
 
     fn fields(&mut self, fields: &[FieldDescription], version: u32, shown: &mut ShownState) -> Result<()> {
@@ -518,9 +440,7 @@ impl<'a> Walk<'a> {
             } else {
                 Shown::None
             };
-            if self.keep {
-                shown.fields.push((field.name.clone(), value));
-            }
+            self.push_field(shown, &field.name, value);
         }
         Ok(())
     }
@@ -551,45 +471,8 @@ impl<'a> Walk<'a> {
             let value = self.state(id).and_then(|value| self.ends("subsection").map(|()| value));
             let value = value.map_err(|fault| fault.within(&part.name))?;
             (self.rest, self.end) = (behind, end);
-            if self.keep {
-                shown.fields.push((part.name.clone(), value));
-            }
+            self.push_field(shown, &part.name, value);
         }
         Ok(())
-    }
-}
-
-fn signed(number: i64) -> Shown {
-    u64::try_from(number).map_or(Shown::Negative(number), Shown::Number)
-}
-
-/// The keys of a map, by their bytes: each value has one form.
-#[derive(Default)]
-struct Keys<'a> {
-    all: Vec<&'a [u8]>,
-    scattered: bool,
-}
-
-impl<'a> Keys<'a> {
-    fn add(&mut self, key: &'a [u8]) {
-        // The order of numbers: the longer form is the larger number, and the last bytes weigh most.
-        let by_weight = |one: &[u8], other: &[u8]| {
-            one.len().cmp(&other.len()).then_with(|| one.iter().rev().cmp(other.iter().rev()))
-        };
-        if let Some(last) = self.all.last()
-            && !self.scattered
-        {
-            self.scattered = by_weight(last, key).is_ge();
-        }
-        self.all.push(key);
-    }
-
-    fn are_unique(mut self) -> core::result::Result<(), ()> {
-        if !self.scattered {
-            return Ok(());
-        }
-        self.all.sort_unstable();
-        let twice = self.all.iter().zip(self.all.iter().skip(1)).any(|(one, other)| one == other);
-        if twice { Err(()) } else { Ok(()) }
     }
 }
