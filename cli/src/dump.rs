@@ -98,8 +98,11 @@ fn tree(decoded: &Decoded, name: &str) -> String {
         let layout = format!("{:<layouts$}", layout(node));
         let blob =
             node.blob.as_ref().map_or("no blob".into(), |blob| format!("{:>4} B at {:#x}", blob.size, blob.address));
-        let blob = if decoded.source.kind == SourceKind::States { String::new() } else { format!("  {blob}") };
-        let _ = write!(text, "{}  {layout}  {}{blob}", paint(BOLD, title), node_verdict(node));
+        if decoded.source.kind == SourceKind::States {
+            let _ = write!(text, "{}  {layout}  {}", paint(BOLD, title), verdict(decoded.errors, decoded.warnings));
+        } else {
+            let _ = write!(text, "{}  {layout}  {}  {blob}", paint(BOLD, title), node_verdict(node));
+        }
         if let Some(owned) = node.owned.filter(|owned| *owned > 0) {
             let _ = write!(text, ", owns {}", size(owned));
         }

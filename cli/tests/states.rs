@@ -75,7 +75,7 @@ fn valid(of: &str, value: &Value) {
     jsonschema::validate(&schema, value).unwrap();
 }
 
-const VALUES: &str = "    1 instance, 1 shared object; 409 B, bulk data 100 B
+const VALUES: &str = "    1 instance, 1 shared object; 388 B, bulk data 100 B
     vmm#0  version 2 (id 7)
         name   \"\\u{1b}[31mred\"
         vcpus  2 elements
@@ -119,7 +119,7 @@ fn states_that_a_program_saved_are_shown_and_checked() {
     let dir = tempfile::tempdir().unwrap();
     let path = saved(&dir, "state.bin", &state::save(&vmm()).unwrap());
     let shown = run(0, &["dump", &path]);
-    let head = format!("{path}\nsource     saved states, 548 B\n\nstate  kho-state-v1  fine    \n");
+    let head = format!("{path}\nsource     saved states, 548 B\n\nstate  kho-state-v1  fine\n");
     assert_eq!(shown, format!("{head}{VALUES}\nfine\n"));
     let decoded = json(0, &["dump", &path]);
     valid("dump", &decoded);
@@ -156,7 +156,7 @@ fn handover(vmm: Vmm) -> Handover {
 fn states_in_a_handover() {
     let handover = handover(vmm());
     let shown = run(0, &["dump", handover.path()]);
-    assert!(shown.contains(&format!(", owns 12 KiB\n{VALUES}")), "{shown}");
+    assert!(shown.contains(&format!(", owns 80 KiB\n{VALUES}")), "{shown}");
     assert!(shown.ends_with("\nfine\n"), "{shown}");
     valid("dump", &handover.decoded());
 }
@@ -244,7 +244,7 @@ fn a_plan_names_the_first_field_that_does_not_fit() {
         states.remove(1);
     });
     let shown = run(1, &["plan", handover.path(), "--against", &without]);
-    assert!(shown.contains("    why   state-unknown: vmm.mode: found id 2\n"), "{shown}");
+    assert!(shown.contains("    why   state-unknown: vmm.mode: id 2\n"), "{shown}");
     // As a program's manifest has it.
     let shown = run(0, &["understands", &same]);
     let states = "reads   machine    kho-state-v1, using vmalloc-v1

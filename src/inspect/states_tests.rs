@@ -117,8 +117,8 @@ fn machine(vmm: Vmm, pages: u8) -> Opened {
     }
     let window = PageRange::new(Pfn::new(BASE >> 12).unwrap(), 256).unwrap();
     let mut outgoing = Outgoing::new(Ram::new(Geometry::K4, window));
-    let mut frame = outgoing.alloc(Order::new(1).unwrap()).unwrap();
-    outgoing.write(&mut frame, 0, &[pages; 8]).unwrap();
+    let frame = outgoing.alloc(Order::new(1).unwrap()).unwrap();
+    outgoing.write(&frame, 0, &[pages; 8]).unwrap();
     let mut states = States::new();
     states.with_bulk_checksum(true);
     states.attach(0, &Rc::new(RefCell::new(vmm))).unwrap();

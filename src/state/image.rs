@@ -47,6 +47,9 @@ pub struct Image<'a> {
     objects: Vec<Object>,
 }
 
+/// Reads bytes at an offset.
+pub(crate) type ReadAt<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), Fault> + 'a;
+
 /// An object: where it is, and what.
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
@@ -256,7 +259,7 @@ impl<'a> Image<'a> {
     ///
     /// # Errors
     /// As there, and those of reading.
-    pub(crate) fn check_bulk_by(&self, read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), Fault>) -> Result<(), Fault> {
+    pub(crate) fn check_bulk_by(&self, read: &mut ReadAt<'_>) -> Result<(), Fault> {
         const PIECE: u64 = 1 << 18;
         if !self.has_bulk_crc() {
             return Ok(());

@@ -120,11 +120,14 @@ pub use image::Image;
 #[cfg(feature = "derive")]
 pub use kho_derive::State;
 pub use kind::Kind;
+#[cfg(all(feature = "std", feature = "serde"))]
+pub(crate) use node::look;
 pub use node::{LookAtStates, MADE_OF, Resources, StatesNode};
 #[cfg(feature = "write")]
-pub(crate) use node::{WrittenStates, look, written_in};
+pub(crate) use node::{WrittenStates, written_in};
 pub(crate) use node::{descriptions, negotiate, refuses};
 pub use resource::Scattered;
+#[cfg(all(feature = "std", feature = "serde"))]
 pub(crate) use resource::descriptor_of;
 #[cfg(feature = "std")]
 pub use resource::{FileDescriptor, Memfd};

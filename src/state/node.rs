@@ -164,8 +164,10 @@ pub(crate) struct Looked {
     pub(crate) bulk: Option<Area>,
     resources: Vec<Claimed>,
     /// The first objects, if they are wanted.
+    #[cfg_attr(not(all(feature = "std", feature = "serde")), allow(dead_code, reason = "nobody shows them"))]
     pub(crate) shown: Vec<ShownObject>,
     /// Whether these are all.
+    #[cfg_attr(not(all(feature = "std", feature = "serde")), allow(dead_code, reason = "as above"))]
     pub(crate) is_whole: bool,
 }
 
@@ -327,7 +329,7 @@ pub(crate) struct WrittenStates {
 }
 
 impl WrittenStates {
-    #[cfg(any(feature = "write", feature = "serde"))]
+    #[cfg(feature = "write")]
     pub(crate) fn of(image: &Image<'_>) -> Result<Self, Fault> {
         Ok(WrittenStates { written: fit::written(image)?, roots: image.instances().map(|(id, _)| id).collect() })
     }
