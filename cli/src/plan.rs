@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         }
         _ => Carried::from(&args.source.decode().map_err(|error| args.source.not_shown(&error))?),
     };
-    if carried.is_empty() && is_states(&args.source.file) {
+    if !args.source.is_memory() && is_states(&args.source.file) {
         let why = "states that were saved alone: only of those in a handover it is known which node they are in";
         return Err(format!("{}: {why}", args.source.name()).into());
     }
