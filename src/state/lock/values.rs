@@ -4,24 +4,29 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::super::description::{DescriptionBody, Kind};
+use super::super::description::DescriptionBody;
 use super::super::fit::{self, Written};
 use super::super::image::Image;
-use super::super::walk::{self, Shown, ShownState};
+use super::super::kind::Kind;
+use super::super::shown::{Shown, ShownState};
+use super::super::walk;
 use super::fnv;
 use crate::num::usize_of;
-use crate::report::Fault;
+use crate::report::{Code, Fault};
 
 /// Every value, each with its path.
 pub(super) fn values(bytes: &[u8]) -> Result<Vec<(String, String)>, Fault> {
     let image = Image::open(bytes)?;
     let written = fit::written(&image)?;
     let mut broken = None;
-    let objects = walk::objects(&image, &written, true, &mut |fault| {
+    let (objects, is_whole) = walk::objects(&image, &written, true, &mut |fault| {
         broken.get_or_insert(fault);
     });
     if let Some(fault) = broken {
         return Err(fault);
+    }
+    if !is_whole {
+        return Err(Fault::new(Code::TooLarge).found("values that need more room than is allowed"));
     }
     let start = usize_of(Image::bulk_at(crate::num::u64_of(image.meta().len())));
     let mut lines = Lines { written: &written, bulk: bytes.get(start..).unwrap_or_default(), all: Vec::new() };
@@ -58,7 +63,7 @@ impl Lines<'_> {
                     self.value(&format!("{path}.{index}"), value, of);
                 }
             }
-            (Shown::List(values, _), Kind::Set(of)) => {
+            (Shown::Set(values, _), Kind::Set(of)) => {
                 let mut texts: Vec<String> = values.iter().map(|value| self.text(value, of)).collect();
                 texts.sort();
                 self.all.push((path.into(), format!("{{{}}}", texts.join(", "))));
@@ -72,7 +77,7 @@ impl Lines<'_> {
                     self.value(&format!("{path}[{name}]"), value, of);
                 }
             }
-            (Shown::Bulk(size, start), _) => {
+            (Shown::Bulk { bytes: size, offset: start, .. }, _) => {
                 let data = self.bulk.get(usize_of(*start)..usize_of(start.saturating_add(*size))).unwrap_or_default();
                 let sum = fnv(data.iter().copied());
                 self.all.push((path.into(), format!("{size} bytes with the fingerprint {sum:016x}")));
@@ -118,8 +123,9 @@ fn plain(value: &Shown) -> String {
         Shown::Number(number) => number.to_string(),
         Shown::Negative(number) => number.to_string(),
         Shown::Big(number) => number.to_string(),
+        Shown::BigNegative(number) => number.to_string(),
         Shown::Bool(value) => value.to_string(),
-        Shown::Float(number) => format!("{number:?}"),
+        Shown::Float(number) => format!("{:?}", number.0),
         Shown::Text(text) => format!("{text:?}"),
         Shown::None => "nothing".into(),
         other => format!("{other:?}"),
