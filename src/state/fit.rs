@@ -18,7 +18,7 @@ pub(crate) type Written = BTreeMap<u32, (Description, u32)>;
 /// Where one state does not fit: every finding, each with the path of the first field that leads there.
 pub(crate) struct Fit {
     pub(crate) findings: Vec<Fault>,
-    /// Whether everything was written in the newest version.
+    /// Whether everything was written in the newest version, and is read as it is here.
     pub(crate) newest: bool,
 }
 
@@ -77,7 +77,9 @@ impl Fit {
             if !self.version(wrote, *version, reads, &path) {
                 continue;
             }
-            self.newest = self.newest && version == newest;
+            // Whether there are subsections at all is seen in the bytes, and no version says it.
+            let alike = wrote.subsections().is_empty() == reads.subsections().is_empty();
+            self.newest = self.newest && version == newest && alike;
             self.fields(wrote, reads, *version, &path, &mut waiting);
             self.subsections(wrote, reads, written, &path, &mut waiting);
         }

@@ -154,10 +154,17 @@ impl<'a> Image<'a> {
             let fault = Fault::new(Code::Reserved).item("flags").offset(32);
             return Err(fault.found(format_args!("{:#x} and {:#x}", header.flags, header.reserved)));
         }
+        if header.flags.get() & BULK_CRC == 0 && header.bulk_crc != 0 {
+            let fault = Fault::new(Code::Reserved).item("bulk_crc").offset(36);
+            return Err(fault.found(format_args!("{:#010x}", header.bulk_crc)).expected("0 without the flag"));
+        }
         let mut at = size_of::<Header>();
         let uses: &[Use] = rows(meta, &mut at, header.uses.get(), "uses")?;
         let instances: &[Instance] = rows(meta, &mut at, header.instances.get(), "instances")?;
         let resources: &[Resource] = rows(meta, &mut at, header.resources.get(), "resources")?;
+        if let Some(row) = resources.iter().position(|resource| resource.reserved != 0) {
+            return Err(Fault::new(Code::Reserved).item(format!("resources[{row}]")));
+        }
         if uses.len() > limits::SHAPES {
             let fault = Fault::new(Code::TooLarge).item("uses").found(uses.len());
             return Err(fault.expected(format_args!("at most {}", limits::SHAPES)));
@@ -199,6 +206,7 @@ impl<'a> Image<'a> {
 
     fn check_instances(&self) -> Result<(), Fault> {
         let mut last = None;
+        let mut taken = alloc::vec![false; self.objects.len()];
         for (row, instance) in self.instances.iter().enumerate() {
             let place = (instance.id.get(), instance.number.get());
             let fault = || Fault::new(Code::StateId).item(format!("instances[{row}]"));
@@ -206,8 +214,8 @@ impl<'a> Image<'a> {
                 let fault = fault().found(format_args!("id {}, number {}", instance.id, instance.number));
                 return Err(fault.expected("rows that ascend"));
             }
-            let object = self.objects.get(index_of(instance.object.get()));
-            match object {
+            let number = index_of(instance.object.get());
+            match self.objects.get(number) {
                 Some(Object { ty: Kind::State(id), .. }) if instance.id == *id => {}
                 Some(other) => {
                     return Err(fault().found(&other.ty).expected(format_args!("state {}", instance.id)));
@@ -217,6 +225,13 @@ impl<'a> Image<'a> {
                         .found(format_args!("object {}", instance.object))
                         .expected("one that is there"));
                 }
+            }
+            if !self.shapes.contains_key(&instance.id.get()) {
+                return Err(fault().found(format_args!("no description of id {}", instance.id)));
+            }
+            if taken.get_mut(number).is_none_or(|taken| core::mem::replace(taken, true)) {
+                let fault = fault().found(format_args!("object {number}"));
+                return Err(fault.expected("one that no row before it has"));
             }
         }
         Ok(())
@@ -248,17 +263,17 @@ impl<'a> Image<'a> {
         let bulk = usize::try_from(size).ok().and_then(|size| bulk.get(..size)).ok_or_else(|| {
             truncated("bulk", 24).found(format_args!("{} bytes", bulk.len())).expected(format_args!("{size}"))
         })?;
+        if self.has_bulk_crc() { self.check_bulk_crc(crc32fast::hash(bulk)) } else { Ok(()) }
+    }
+
+    /// Holds the checksum that bulk data have against that which they should have.
+    pub(crate) fn check_bulk_crc(&self, found: u32) -> Result<(), Fault> {
         let expected = self.header.bulk_crc.get();
-        if !self.has_bulk_crc() {
+        if found == expected {
             return Ok(());
         }
-        match crc32fast::hash(bulk) {
-            found if found == expected => Ok(()),
-            found => {
-                let fault = Fault::new(Code::Checksum).item("bulk_crc").offset(36).found(format_args!("{found:#010x}"));
-                Err(fault.expected(format_args!("{expected:#010x}")))
-            }
-        }
+        let fault = Fault::new(Code::Checksum).item("bulk_crc").offset(36).found(format_args!("{found:#010x}"));
+        Err(fault.expected(format_args!("{expected:#010x}")))
     }
 
     /// The objects that can be asked for: id of the description, and number.

@@ -5,8 +5,11 @@ mod bytes;
 mod description;
 mod error;
 mod fit;
+#[cfg(all(test, feature = "derive", feature = "std"))]
+mod hostile;
 mod image;
 pub mod limits;
+mod live;
 mod node;
 mod number;
 #[cfg(feature = "write")]

@@ -22,6 +22,9 @@ use crate::num::{u64_of, usize_of};
 use crate::report::{Code, Fault, Severity};
 use crate::vmalloc::Area;
 
+/// So many bytes are read at once, for a checksum.
+const PIECE: u64 = 1 << 20;
+
 /// What a node of states is made of.
 pub const MADE_OF: CompatList<'static> = CompatList::new(abi::state::COMPAT, &[abi::vmalloc::COMPAT]);
 
@@ -155,6 +158,20 @@ fn claim<M: Memory>(node: &mut Node<'_, M>, resource: &abi::state::Resource) -> 
     }
 }
 
+/// The checksum of bulk data, which may be as large as the memory: piece by piece.
+fn crc_of(memory: &dyn Memory, area: &Area, bytes: u64) -> Result<u32, Fault> {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut piece = alloc::vec![0; usize_of(bytes.min(PIECE))];
+    let mut at = 0;
+    while let Some(left) = bytes.checked_sub(at).filter(|&left| left > 0) {
+        let now = piece.get_mut(..usize_of(left.min(PIECE))).unwrap_or_default();
+        area.read(memory, at, now)?;
+        hasher.update(now);
+        at = at.saturating_add(PIECE);
+    }
+    Ok(hasher.finalize())
+}
+
 /// Reads and checks a node of states without the types of anybody: by what it says of itself. What it owns is claimed;
 /// what is wrong with it is reported.
 ///
@@ -167,9 +184,7 @@ fn look<M: Memory>(
     let written = fit::written(&image)?;
     walk::objects(&image, &written, false, &mut |fault| node.report(fault));
     if let Some(area) = bulk.as_ref().filter(|_| image.has_bulk_crc()) {
-        let mut bytes = alloc::vec![0; usize_of(image.bulk_len())];
-        area.read(node.memory(), 0, &mut bytes)?;
-        image.check_bulk(&bytes)?;
+        image.check_bulk_crc(crc_of(node.memory(), area, image.bulk_len())?)?;
     }
     let mut claimed = Vec::new();
     let mut tokens = BTreeSet::new();
@@ -213,11 +228,17 @@ impl<M: Resources> Check<M> for StatesNode {
             newest
         };
         #[cfg(feature = "std")]
-        for claimed in &resources {
-            if let Claimed::File(token) = claimed
-                && node.source().file(*token).is_none()
-            {
-                node.report(Fault::new(Code::TokenMissing).item(format!("files[{token:#x}]")));
+        for resource in image.resources().iter().filter(|one| one.kind == MEMFD || one.kind == DESCRIPTOR) {
+            let item = format!("files[{:#x}]", resource.a);
+            let fault = match node.source().file(resource.a.get()) {
+                None => Some(Fault::new(Code::TokenMissing).item(item)),
+                Some(file) if resource.kind == MEMFD => {
+                    crate::files::is_memfd(file).err().map(|fault| fault.within(&item))
+                }
+                Some(_) => None,
+            };
+            if let Some(fault) = fault {
+                node.report(fault);
             }
         }
         Ok(Checked { image, newest, bulk, resources })

@@ -6,10 +6,11 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::description::{Description, DescriptionBody, FieldDescription, Kind, scalar};
+use super::description::{DescriptionBody, FieldDescription, Kind, scalar};
 use super::fit::Written;
 use super::image::Image;
 use super::limits;
+use super::live::{self, Live, Lives};
 use super::number::{self, unzigzag};
 use crate::abi::state::{BULK_ALIGN, Resource, kind};
 use crate::num::{index_of, u64_of, usize_of};
@@ -17,6 +18,10 @@ use crate::report::{Code, Fault};
 
 /// So many elements of a list are shown; the rest is counted.
 pub const SHOWN: usize = 1 << 16;
+
+/// So many bytes of an image are shown, about, and what comes then is not: a value of one byte may have a name of 255,
+/// and so may each of the states around it.
+const ROOM: usize = 1 << 27;
 
 /// A value as it is shown.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,15 +93,20 @@ pub(crate) fn objects(
     keep: bool,
     report: &mut dyn FnMut(Fault),
 ) -> Vec<ShownObject> {
+    let lives = live::all(written);
     let mut walk = Walk {
         image,
         written,
+        lives: &lives,
         keep,
+        room: ROOM,
         rest: &[],
         end: 0,
         depth: 0,
+        deepest: 0,
+        heights: Vec::new(),
         object: 0,
-        bulk_left: image.bulk_len(),
+        bulk: BTreeMap::new(),
         taken: alloc::vec![false; image.resources().len()],
     };
     let names: BTreeMap<u32, String> = image
@@ -110,8 +120,9 @@ pub(crate) fn objects(
         walk.object = u32::try_from(number).unwrap_or(u32::MAX);
         walk.rest = image.meta().get(object.start..object.end).unwrap_or_default();
         walk.end = object.end;
-        walk.depth = 1;
+        (walk.depth, walk.deepest) = (1, 1);
         let value = walk.value(&object.ty).and_then(|value| walk.ends("object").map(|()| value));
+        walk.heights.push(walk.deepest);
         match value {
             Ok(value) if keep => shown.push(ShownObject { ty: walk.name(&object.ty), value }),
             Ok(_) => {}
@@ -147,13 +158,21 @@ pub(crate) fn named(name: &str, number: u64) -> String {
 struct Walk<'a> {
     image: &'a Image<'a>,
     written: &'a Written,
+    lives: &'a Lives<'a>,
     keep: bool,
+    /// So many bytes may still be kept.
+    room: usize,
     rest: &'a [u8],
     end: usize,
     depth: u32,
+    /// The deepest that it was, in this object.
+    deepest: u32,
+    /// The same of each object before it.
+    heights: Vec<u32>,
     /// The number of the object that is being read.
     object: u32,
-    bulk_left: u64,
+    /// The bulk data that values have: where they begin and where they end.
+    bulk: BTreeMap<u64, u64>,
     taken: Vec<bool>,
 }
 
@@ -229,7 +248,23 @@ impl<'a> Walk<'a> {
         Err(fault.expected(format_args!("at most {left}, the bytes that are left")))
     }
 
+    const fn pay(&mut self, bytes: usize) {
+        if self.keep {
+            self.room = self.room.saturating_sub(bytes);
+        }
+    }
+
+    /// Reads a part of a value; none when it is not to be shown.
+    fn part<T>(&mut self, index: usize, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<Option<T>> {
+        let shows = self.keep && self.room > 0 && index < SHOWN;
+        let outer = core::mem::replace(&mut self.keep, shows);
+        let value = read(self);
+        self.keep = outer;
+        value.map(|value| shows.then_some(value))
+    }
+
     fn value(&mut self, ty: &Kind) -> Result<Shown> {
+        self.pay(size_of::<Shown>());
         match ty {
             Kind::Scalar(of) => self.scalar(*of),
             Kind::Array(count, of) => {
@@ -252,29 +287,30 @@ impl<'a> Walk<'a> {
             Kind::Tuple(types) => {
                 let mut shown = Vec::new();
                 for (index, of) in types.iter().enumerate() {
-                    let value = self.value(of).map_err(|fault| fault.within(&index.to_string()))?;
-                    if self.keep {
-                        shown.push(value);
-                    }
+                    let value = self.part(index, |walk| walk.value(of));
+                    shown.extend(value.map_err(|fault| fault.within(&index.to_string()))?);
                 }
                 Ok(Shown::List(shown, u64_of(types.len())))
             }
             Kind::State(id) => self.state(*id),
             Kind::Shared(of) => {
                 let fault = self.fault(Code::StateCycle);
+                let at = self.offset();
                 let number = self.number()?;
-                let number = u32::try_from(number).unwrap_or(u32::MAX);
-                self.object_is(number, of)?;
+                let number = self.object_is(number, of, at)?;
                 if number >= self.object {
                     let fault = fault.found(format_args!("object {number} as a part of object {}", self.object));
                     return Err(fault.expected("one that stands before it: only weak links go back"));
                 }
+                let height = self.heights.get(index_of(number)).copied().unwrap_or(0);
+                self.reaches(self.depth.saturating_add(height))?;
                 Ok(Shown::Object(number))
             }
             Kind::Link(of) => {
+                let at = self.offset();
                 let number = u32::from_le_bytes(self.array()?).checked_sub(1);
                 if let Some(number) = number {
-                    self.object_is(number, of)?;
+                    self.object_is(number.into(), of, at)?;
                 }
                 Ok(Shown::Link(number))
             }
@@ -293,16 +329,19 @@ impl<'a> Walk<'a> {
         Err(fault.expected(format_args!("{count} elements")))
     }
 
-    fn object_is(&self, number: u32, ty: &Kind) -> Result<()> {
-        match self.image.objects().get(index_of(number)) {
+    /// The number of an object, when it is one of that type.
+    fn object_is(&self, number: u64, ty: &Kind, at: u64) -> Result<u32> {
+        let fault = |code| Fault::new(code).offset(at);
+        let objects = self.image.objects();
+        let index = u32::try_from(number).ok();
+        match index.and_then(|index| Some((index, objects.get(index_of(index))?))) {
             None => {
-                let fault = self.fault(Code::StateId).found(format_args!("object {number}"));
-                Err(fault.expected(format_args!("one of {}", self.image.objects().len())))
+                let fault = fault(Code::StateId).found(format_args!("object {number}"));
+                Err(fault.expected(format_args!("one of {}", objects.len())))
             }
-            Some(object) if object.ty == *ty => Ok(()),
-            Some(object) => {
-                let fault =
-                    self.fault(Code::StateShared).found(format_args!("object {number}, {}", self.name(&object.ty)));
+            Some((index, object)) if object.ty == *ty => Ok(index),
+            Some((_, object)) => {
+                let fault = fault(Code::StateShared).found(format_args!("object {number}, {}", self.name(&object.ty)));
                 Err(fault.expected(self.name(ty)))
             }
         }
@@ -337,6 +376,7 @@ impl<'a> Walk<'a> {
             kind::STR => {
                 let len = self.len()?;
                 let fault = self.fault(Code::Text);
+                self.pay(len);
                 let text = core::str::from_utf8(self.bytes(len)?).map_err(|error| {
                     fault
                         .found(format_args!("{len} bytes, of which that at {} is none", error.valid_up_to()))
@@ -368,15 +408,14 @@ impl<'a> Walk<'a> {
     fn list(&mut self, count: usize, of: &Kind) -> Result<Shown> {
         if *of == Kind::Scalar(kind::U8) {
             let bytes = self.bytes(count)?;
+            self.pay(count.min(SHOWN));
             let kept = if self.keep { bytes.get(..SHOWN).unwrap_or(bytes).to_vec() } else { Vec::new() };
             return Ok(Shown::Bytes(kept, u64_of(count)));
         }
         let mut shown = Vec::new();
         for index in 0..count {
-            let value = self.value(of).map_err(|fault| fault.within(&format!("[{index}]")))?;
-            if self.keep && index < SHOWN {
-                shown.push(value);
-            }
+            let value = self.part(index, |walk| walk.value(of));
+            shown.extend(value.map_err(|fault| fault.within(&format!("[{index}]")))?);
         }
         Ok(Shown::List(shown, u64_of(count)))
     }
@@ -393,13 +432,12 @@ impl<'a> Walk<'a> {
         let count = self.len()?;
         let (mut keys, mut shown) = (Keys::default(), Vec::new());
         for index in 0..count {
-            let within = |fault: Fault| fault.within(&format!("[{index}]"));
-            let (bytes, key) = self.key(key).map_err(|fault| within(fault.within("key")))?;
-            keys.add(bytes);
-            let value = self.value(of).map_err(within)?;
-            if self.keep && index < SHOWN {
-                shown.push((key, value));
-            }
+            let pair = self.part(index, |walk| {
+                let (bytes, key) = walk.key(key).map_err(|fault| fault.within("key"))?;
+                keys.add(bytes);
+                Ok((key, walk.value(of)?))
+            });
+            shown.extend(pair.map_err(|fault| fault.within(&format!("[{index}]")))?);
         }
         keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a key twice, in what ends here"))?;
         Ok(Shown::Map(shown, u64_of(count)))
@@ -409,13 +447,14 @@ impl<'a> Walk<'a> {
         let count = self.len()?;
         let (mut keys, mut shown) = (Keys::default(), Vec::new());
         for index in 0..count {
-            let (bytes, value) = self.key(of).map_err(|fault| fault.within(&format!("[{index}]")))?;
-            keys.add(bytes);
-            if self.keep && index < SHOWN {
-                shown.push(value);
-            }
+            let value = self.part(index, |walk| {
+                let (bytes, value) = walk.key(of)?;
+                keys.add(bytes);
+                Ok(value)
+            });
+            shown.extend(value.map_err(|fault| fault.within(&format!("[{index}]")))?);
         }
-        keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a value twice, in what ends here"))?;
+        keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a key twice, in what ends here"))?;
         Ok(Shown::List(shown, u64_of(count)))
     }
 
@@ -438,8 +477,12 @@ impl<'a> Walk<'a> {
         if !len.is_multiple_of(unit) {
             return Err(fault().expected(format_args!("a multiple of {unit}")));
         }
-        let left = self.bulk_left.checked_sub(len);
-        self.bulk_left = left.ok_or_else(|| fault().expected("bytes that no other value has"))?;
+        let end = offset.saturating_add(len);
+        // Those before it end before it, when the last of them does.
+        if self.bulk.range(..end).next_back().is_some_and(|(_, before)| *before > offset) {
+            return Err(fault().expected("bytes that no other value has"));
+        }
+        self.bulk.insert(offset, end);
         Ok(Shown::Bulk(len, offset))
     }
 
@@ -472,88 +515,96 @@ impl<'a> Walk<'a> {
     }
 
     fn state(&mut self, id: u32) -> Result<Shown> {
-        let written = self.written;
-        let (of, version) = written
-            .get(&id)
-            .ok_or_else(|| self.fault(Code::StateId).found(format_args!("no description of id {id}")))?;
+        let lives = self.lives;
+        let live =
+            lives.get(&id).ok_or_else(|| self.fault(Code::StateId).found(format_args!("no description of id {id}")))?;
         self.depth = self.depth.saturating_add(1);
-        if self.depth > limits::DEPTH {
-            let fault = self.fault(Code::StateDepth);
-            return Err(fault.expected(format_args!("at most {} states in each other", limits::DEPTH)));
-        }
-        let mut shown = ShownState { id, name: String::new(), version: *version, variant: None, fields: Vec::new() };
+        self.reaches(self.depth)?;
+        let version = live.version;
+        let mut shown = ShownState { id, name: String::new(), version, variant: None, fields: Vec::new() };
+        self.pay(live.of.name.len());
         if self.keep {
-            shown.name.clone_from(&of.name);
+            shown.name.clone_from(&live.of.name);
         }
-        match &of.body {
-            DescriptionBody::Struct { fields, subsections } => {
-                self.fields(fields, *version, &mut shown)?;
-                if !subsections.is_empty() {
-                    self.subsections(of, &mut shown)?;
+        match &live.of.body {
+            DescriptionBody::Struct { .. } => {
+                self.fields(&live.fields, &mut shown)?;
+                if !live.parts.is_empty() {
+                    self.subsections(live, &mut shown)?;
                 }
             }
-            DescriptionBody::Enum { variants } => {
+            DescriptionBody::Enum { .. } => {
                 let fault = self.fault(Code::StateTag);
                 let tag = self.number()?;
-                let variant = variants.iter().find(|one| u64::from(one.tag) == tag && one.since <= *version);
-                let variant = variant.ok_or_else(|| {
-                    let known = variants.iter().filter(|one| one.since <= *version);
-                    let known: Vec<_> = known.map(|one| format!("{} ({})", one.tag, one.name)).collect();
-                    fault.item("tag").found(tag).expected(known.join(", "))
+                let (variant, fields) = live.variants.get(&tag).ok_or_else(|| {
+                    let known = live.variants.values().map(|(one, _)| format!("{} ({})", one.tag, one.name));
+                    fault.item("tag").found(tag).expected(known.collect::<Vec<_>>().join(", "))
                 })?;
+                self.pay(variant.name.len());
                 if self.keep {
                     shown.variant = Some(variant.name.clone());
                 }
-                self.fields(&variant.fields, *version, &mut shown).map_err(|fault| fault.within(&variant.name))?;
+                self.fields(fields, &mut shown).map_err(|fault| fault.within(&variant.name))?;
             }
         }
         self.depth = self.depth.saturating_sub(1);
         Ok(Shown::State(shown))
     }
 
-    fn fields(&mut self, fields: &[FieldDescription], version: u32, shown: &mut ShownState) -> Result<()> {
-        for field in fields.iter().filter(|field| field.is_in(version)) {
-            let value = if !field.when || self.flag().map_err(|fault| fault.within(&field.name))? {
-                self.value(&field.ty).map_err(|fault| fault.within(&field.name))?
-            } else {
-                Shown::None
-            };
-            if self.keep {
-                shown.fields.push((field.name.clone(), value));
-            }
+    /// Whoever restores may come to a shared object from here first, and then as deep as this.
+    fn reaches(&mut self, depth: u32) -> Result<()> {
+        self.deepest = self.deepest.max(depth);
+        if depth <= limits::DEPTH {
+            return Ok(());
+        }
+        let fault = self.fault(Code::StateDepth);
+        Err(fault.expected(format_args!("at most {} states in each other", limits::DEPTH)))
+    }
+
+    fn fields(&mut self, fields: &[&FieldDescription], shown: &mut ShownState) -> Result<()> {
+        for field in fields {
+            self.pay(size_of::<String>().saturating_add(field.name.len()));
+            let value = self.part(0, |walk| {
+                let there = !field.when || walk.flag()?;
+                if there { walk.value(&field.ty) } else { Ok(Shown::None) }
+            });
+            let value = value.map_err(|fault| fault.within(&field.name))?;
+            shown.fields.extend(value.map(|value| (field.name.clone(), value)));
         }
         Ok(())
     }
 
-    fn subsections(&mut self, of: &Description, shown: &mut ShownState) -> Result<()> {
+    fn subsections(&mut self, live: &Live<'_>, shown: &mut ShownState) -> Result<()> {
         let count = self.len()?;
         let mut seen = alloc::collections::BTreeSet::new();
         for _ in 0..count {
             let fault = self.fault(Code::StateId);
             let id = u32::from_le_bytes(self.array()?);
-            let part = of.subsections().iter().find(|part| part.id == id);
-            let part = part.ok_or_else(|| {
+            let part = live.parts.get(&id).ok_or_else(|| {
                 let fault = fault.clone().found(format_args!("a subsection of id {id}"));
                 fault.expected("one that the description has")
             })?;
             if !seen.insert(id) {
                 return Err(fault.item(part.name.clone()).found("a subsection that is there twice"));
             }
+            let at = self.offset();
             let len = u64::from(u32::from_le_bytes(self.array()?));
             let left = u64_of(self.rest.len());
             if len > left {
-                let fault = self.fault(Code::StateLength).item(part.name.clone()).found(len);
+                let fault = Fault::new(Code::StateLength).offset(at).item(part.name.clone()).found(len);
                 return Err(fault.expected(format_args!("at most {left}, the bytes that are left")));
             }
             let (own, behind) = self.rest.split_at_checked(usize_of(len)).unwrap_or_default();
             let end = self.end;
             (self.rest, self.end) = (own, end.saturating_sub(behind.len()));
-            let value = self.state(id).and_then(|value| self.ends("subsection").map(|()| value));
+            self.pay(size_of::<String>().saturating_add(part.name.len()));
+            let value = self.part(0, |walk| {
+                let value = walk.state(id)?;
+                walk.ends("subsection").map(|()| value)
+            });
             let value = value.map_err(|fault| fault.within(&part.name))?;
             (self.rest, self.end) = (behind, end);
-            if self.keep {
-                shown.fields.push((part.name.clone(), value));
-            }
+            shown.fields.extend(value.map(|value| (part.name.clone(), value)));
         }
         Ok(())
     }

@@ -44,7 +44,10 @@ pub(super) fn expand(rest: &Fields, order: &[Place]) -> Parts {
         functions.extend(fields::preset_function(&field.key, &field.ty, &field.preset));
         values.push(quote!(#member: #default()));
     }
-    if !subsections.is_empty() {
+    if subsections.is_empty() {
+        // Another release may have some, in the same version.
+        restore.extend(quote_spanned!(here=> __kho_in.no_subsections(&__KHO_SHAPE)?;));
+    } else {
         save.extend(save_subsections(subsections));
         restore.extend(restore_subsections(subsections));
     }
@@ -147,7 +150,7 @@ fn restore_subsections(subsections: &[Subsection]) -> TokenStream {
     });
     quote_spanned! {here=>
         #(#bound)*
-        for _ in 0..__kho_in.subsections()? {
+        for _ in 0..__kho_in.subsections(&__KHO_SHAPE)? {
             let __kho_found = __kho_in.subsection()?;
             let __kho_taken = #(#taken)||*;
             if !__kho_taken {
