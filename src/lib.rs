@@ -35,6 +35,8 @@
 //!     Ok(())
 //! }
 //! ```
+//! State whose types change between releases is declared: see [`state`].
+//!
 //! A program that is upgraded says what it reads and writes: see [`manifest`](mod@manifest), [`handover::Registry::of`],
 //! [`handover::Outgoing::of`] and [`handover::Outgoing::write_for`]. `tests/programs` is a whole service in three versions.
 //!
@@ -60,6 +62,7 @@
 //! | [`memfd`], [`selftest`], [`luo`], [`memblock`], [`metadata`] | what Linux knows |
 //! | `linux` | how the next kernel is told of a handover that was made for it |
 //! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
+//! | [`state`] | typed state in versions: saved, restored, skipped, downgraded |
 //! | `transport` | how a handover travels: exec |
 //! | `kexec` | x86-64: the next kernel loaded from user space, with a handover that was authored |
 //! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
@@ -67,9 +70,10 @@
 //! | `successor` | what a next kernel understands, from its image, and what would become of a handover in it |
 //!
 //! # Features
-//! - none: `no_std` with `alloc`; reads, checks and plans. Depends on `zerocopy` and `thiserror` only.
+//! - none: `no_std` with `alloc`; reads, checks and plans. Depends on `zerocopy`, `thiserror` and `crc32fast` only.
 //! - `write`: device trees are written and handovers made ([`handover::Outgoing`]); adds `vm-fdt`.
 //! - `std` (default): arenas, images, files, exec; Linux only. Adds `rustix`, `libc`, `object` and `radsort`.
+//! - `derive` (default): `#[derive(State)]`; adds `kho-derive`, at compile time only.
 //! - `tracing` (default): an event for each step of plan and restore, with `std`: target `kho`, level debug, with `step`
 //!   (`check`, `plan`, `prepare`, `settle` or `commit`), `node` and `nanos`.
 //! - `schema`: JSON Schemas of the values of `serde`. Adds `schemars`.
@@ -145,3 +149,6 @@ mod trace;
 #[cfg(feature = "std")]
 pub mod transport;
 pub mod vmalloc;
+
+#[cfg(all(feature = "derive", feature = "std"))]
+pub use kho_derive::state_tests;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use bincode::{Decode, Encode};
+use kho::state::State;
 use rkyv::Archive;
 use serde::{Deserialize, Serialize};
 
@@ -13,16 +14,40 @@ use serde::{Deserialize, Serialize};
 pub(crate) const XSAVE_BYTES: usize = 832;
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 101, version = 1)]
 pub(crate) struct Vmm {
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) devices: Vec<Device>,
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 102, version = 1)]
 pub(crate) struct Vcpu {
     pub(crate) id: u32,
     /// Sixteen general registers, rip, rflags.
@@ -37,8 +62,20 @@ pub(crate) struct Vcpu {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 103, version = 1)]
 pub(crate) struct Sregs {
     /// cs, ds, es, fs, gs, ss, tr, ldt.
     pub(crate) segments: [Segment; 8],
@@ -51,8 +88,20 @@ pub(crate) struct Sregs {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 104, version = 1)]
 pub(crate) struct Segment {
     pub(crate) base: u64,
     pub(crate) limit: u32,
@@ -68,16 +117,40 @@ pub(crate) struct Segment {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 105, version = 1)]
 pub(crate) struct Msr {
     pub(crate) index: u32,
     pub(crate) value: u64,
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 106, version = 1)]
 pub(crate) struct Lapic {
     #[serde(with = "serde_big_array::BigArray")]
     pub(crate) regs: [u32; 64],
@@ -85,8 +158,20 @@ pub(crate) struct Lapic {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 107, version = 1)]
 pub(crate) struct Timer {
     pub(crate) mode: TimerMode,
     pub(crate) deadline: u64,
@@ -103,13 +188,18 @@ pub(crate) struct Timer {
     Deserialize,
     Encode,
     Decode,
+    State,
     Archive,
     rkyv::Serialize,
     rkyv::Deserialize,
 )]
+#[state(id = 108, version = 1)]
 pub(crate) enum TimerMode {
+    #[state(tag = 1)]
     OneShot,
+    #[state(tag = 2)]
     Periodic,
+    #[state(tag = 3)]
     Deadline,
 }
 
@@ -123,31 +213,66 @@ pub(crate) enum TimerMode {
     Deserialize,
     Encode,
     Decode,
+    State,
     Archive,
     rkyv::Serialize,
     rkyv::Deserialize,
 )]
+#[state(id = 109, version = 1)]
 pub(crate) enum MpState {
+    #[state(tag = 1)]
     Runnable,
+    #[state(tag = 2)]
     Uninitialized,
+    #[state(tag = 3)]
     InitReceived,
+    #[state(tag = 4)]
     Halted,
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 110, version = 1)]
 pub(crate) enum Device {
+    #[state(tag = 1)]
     Serial(Serial),
+    #[state(tag = 2)]
     VirtioNet(VirtioNet),
+    #[state(tag = 3)]
     VirtioBlk(VirtioBlk),
+    #[state(tag = 4)]
     Rtc(Rtc),
+    #[state(tag = 5)]
     Pci(Pci),
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 111, version = 1)]
 pub(crate) struct Serial {
     pub(crate) name: String,
     pub(crate) baud_divisor: u16,
@@ -161,8 +286,20 @@ pub(crate) struct Serial {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 112, version = 1)]
 pub(crate) struct VirtioNet {
     pub(crate) name: String,
     #[serde(with = "serde_bytes")]
@@ -177,8 +314,20 @@ pub(crate) struct VirtioNet {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 113, version = 1)]
 pub(crate) struct VirtioBlk {
     pub(crate) name: String,
     pub(crate) path: String,
@@ -192,8 +341,20 @@ pub(crate) struct VirtioBlk {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 114, version = 1)]
 pub(crate) struct Queue {
     pub(crate) size: u16,
     pub(crate) ready: bool,
@@ -204,8 +365,20 @@ pub(crate) struct Queue {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 115, version = 1)]
 pub(crate) struct Rtc {
     pub(crate) name: String,
     pub(crate) index: u8,
@@ -215,8 +388,20 @@ pub(crate) struct Rtc {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 116, version = 1)]
 pub(crate) struct Pci {
     pub(crate) name: String,
     pub(crate) bus: u8,
@@ -228,15 +413,39 @@ pub(crate) struct Pci {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 117, version = 1)]
 pub(crate) struct Map {
     pub(crate) records: BTreeMap<u64, Record>,
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 118, version = 1)]
 pub(crate) struct Record {
     pub(crate) hits: u32,
     pub(crate) size: u32,
@@ -246,9 +455,22 @@ pub(crate) struct Record {
 }
 
 #[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode, Archive, rkyv::Serialize, rkyv::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Encode,
+    Decode,
+    State,
+    Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
 )]
+#[state(id = 119, version = 1)]
 pub(crate) struct Pages {
     #[serde(with = "serde_bytes")]
+    #[state(plain)]
     pub(crate) bytes: Vec<u8>,
 }

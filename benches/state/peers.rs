@@ -30,11 +30,29 @@ pub(crate) trait Format {
     const KIND: Kind;
 }
 
+/// What was saved.
+pub(crate) trait Size {
+    /// Bytes.
+    fn size(&self) -> usize;
+}
+
+impl Size for Vec<u8> {
+    fn size(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Size for AlignedVec {
+    fn size(&self) -> usize {
+        self.len()
+    }
+}
+
 /// A format for values of this type. Both directions include all allocation; neither includes that its result is freed.
 pub(crate) trait Codec<T>: Format {
-    type Saved: AsRef<[u8]> + 'static;
+    type Saved: Size + 'static;
     fn save(value: &T) -> Self::Saved;
-    fn restore(bytes: &[u8]) -> T;
+    fn restore(saved: &Self::Saved) -> T;
 }
 
 /// `encode_to_vec` has its capacity from `encoded_len`: nothing grows.
@@ -52,7 +70,8 @@ impl<T: Message + Default> Codec<T> for Prost {
         value.encode_to_vec()
     }
 
-    fn restore(bytes: &[u8]) -> T {
+    fn restore(saved: &Self::Saved) -> T {
+        let bytes = saved.as_slice();
         T::decode(bytes).unwrap()
     }
 }
@@ -72,7 +91,8 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
         serde_json::to_vec(value).unwrap()
     }
 
-    fn restore(bytes: &[u8]) -> T {
+    fn restore(saved: &Self::Saved) -> T {
+        let bytes = saved.as_slice();
         serde_json::from_slice(bytes).unwrap()
     }
 }
@@ -91,7 +111,8 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for MessagePack {
         rmp_serde::to_vec_named(value).unwrap()
     }
 
-    fn restore(bytes: &[u8]) -> T {
+    fn restore(saved: &Self::Saved) -> T {
+        let bytes = saved.as_slice();
         rmp_serde::from_slice(bytes).unwrap()
     }
 }
@@ -110,7 +131,8 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
         postcard::to_allocvec(value).unwrap()
     }
 
-    fn restore(bytes: &[u8]) -> T {
+    fn restore(saved: &Self::Saved) -> T {
+        let bytes = saved.as_slice();
         postcard::from_bytes(bytes).unwrap()
     }
 }
@@ -133,7 +155,8 @@ impl<T: bincode::Encode + bincode::Decode<()>> Codec<T> for Bincode {
         bincode::encode_to_vec(value, FIXED).unwrap()
     }
 
-    fn restore(bytes: &[u8]) -> T {
+    fn restore(saved: &Self::Saved) -> T {
+        let bytes = saved.as_slice();
         let (value, read) = bincode::decode_from_slice(bytes, FIXED).unwrap();
         assert_eq!(read, bytes.len());
         value
@@ -160,7 +183,8 @@ where
         rkyv::to_bytes::<Error>(value).unwrap()
     }
 
-    fn restore(bytes: &[u8]) -> T {
+    fn restore(saved: &Self::Saved) -> T {
+        let bytes = saved.as_slice();
         rkyv::from_bytes::<T, Error>(bytes).unwrap()
     }
 }
@@ -180,7 +204,8 @@ impl Codec<Pages> for Memcpy {
         value.bytes.clone()
     }
 
-    fn restore(bytes: &[u8]) -> Pages {
+    fn restore(saved: &Self::Saved) -> Pages {
+        let bytes = saved.as_slice();
         Pages { bytes: bytes.to_vec() }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kho_benches::quick;
 
-use crate::peers::{Codec, Format, Kind, Postcard};
+use crate::peers::{Codec, Format, Kind, Postcard, Size};
 
 /// Work that gives its own time: what it made is freed after the clock has stopped.
 struct Timed<'a> {
@@ -77,10 +77,10 @@ impl<'a> Table<'a> {
     pub(crate) fn row<C: Codec<T>, T: PartialEq>(&mut self, value: &'a T) -> &mut Self {
         let saved = C::save(value);
         // No `assert_eq`: nobody wants to read 256 MiB.
-        assert!(C::restore(saved.as_ref()) == *value, "{}: {} differs", self.title, C::NAME);
-        let bytes = saved.as_ref().len();
+        assert!(C::restore(&saved) == *value, "{}: {} differs", self.title, C::NAME);
+        let bytes = saved.size();
         let save = Timed::new(move || C::save(black_box(value)));
-        let restore = Timed::new(move || C::restore(black_box(saved.as_ref())));
+        let restore = Timed::new(move || C::restore(black_box(&saved)));
         self.rows.push(Row { name: C::NAME, kind: C::KIND, bytes, save, restore });
         self
     }

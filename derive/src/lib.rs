@@ -9,6 +9,7 @@
 mod attrs;
 mod check;
 mod expand;
+mod locked;
 mod model;
 #[cfg(test)]
 mod tests;
@@ -136,6 +137,25 @@ use proc_macro::TokenStream;
 pub fn derive_state(input: TokenStream) -> TokenStream {
     let input = syn::parse_macro_input!(input as syn::DeriveInput);
     expanded(&input).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Tests that hold the states of a project against `state.lock` and against states that were saved: see
+/// `kho::state::lock`.
+///
+/// ```ignore
+/// kho::state_tests! {
+///     folder: "tests/states",
+///     Vcpu = Vcpu::sample(),
+///     Timer = Timer::default() => |timer: &Timer, version: u32| assert!(version > 1 || timer.slack == 0),
+/// }
+/// ```
+/// The folder is that of the package's root. What stands behind `=>` is called with every value that was restored, and
+/// captures nothing.
+#[proc_macro]
+pub fn state_tests(input: TokenStream) -> TokenStream {
+    let tests = syn::parse_macro_input!(input as locked::StateTests);
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").map(std::path::PathBuf::from).unwrap_or_default();
+    locked::expand(&tests, &root).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 fn expanded(input: &syn::DeriveInput) -> syn::Result<proc_macro2::TokenStream> {

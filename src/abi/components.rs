@@ -5,7 +5,7 @@ use core::ops::RangeInclusive;
 
 use super::{
     Layout, arena, block, files, kexec_metadata, kho, kho_test, liveupdate, luo, manifest, memblock, memfd, payload,
-    radix, vmalloc, x86_boot,
+    radix, state, state_kind, vmalloc, x86_boot,
 };
 use crate::compat::Compat;
 use crate::mem::Geometry;
@@ -245,7 +245,7 @@ pub const COMPONENTS: &[Component] = &[
     },
     Component {
         layouts: &[manifest::NoteHeader::LAYOUT, manifest::Header::LAYOUT, manifest::Entry::LAYOUT],
-        constants: constants!(manifest: SECTION NAME TYPE KIND_NODE KIND_LAYOUT READS WRITES REQUIRED),
+        constants: constants!(manifest: SECTION NAME TYPE KIND_NODE KIND_LAYOUT KIND_STATE READS WRITES REQUIRED),
         ..version(manifest::COMPAT)
     },
     // As it was proposed for kernels.
@@ -287,6 +287,23 @@ pub const COMPONENTS: &[Component] = &[
             formula("depth", |g| u64::from(g.depth())),
         ],
         ..version(radix::COMPAT)
+    },
+    Component {
+        layouts: &[
+            state::Blob::LAYOUT,
+            state::Header::LAYOUT,
+            state::Use::LAYOUT,
+            state::Instance::LAYOUT,
+            state::Resource::LAYOUT,
+        ],
+        constants: constants!(state: NODE MAGIC BULK_CRC BULK_ALIGN FOLIO AREA MEMFD DESCRIPTOR),
+        ..version(state::COMPAT)
+    },
+    Component {
+        constants: constants!(state_kind:
+            BOOL U8 U16 U32 U64 U128 I8 I16 I32 I64 I128 F32 F64 CHAR STR ARRAY SEQ MAP SET OPTION TUPLE STATE SHARED
+            LINK PLAIN FOLIO AREA MEMFD DESCRIPTOR RECORD STRUCT ENUM),
+        ..named(Key::Unversioned("kho-state-kinds"))
     },
     Component {
         layouts: &[vmalloc::Descriptor::LAYOUT, vmalloc::ChunkHeader::LAYOUT],

@@ -26,6 +26,7 @@ pub mod memfd;
 pub mod payload;
 pub mod radix;
 pub mod state;
+pub mod state_kind;
 pub mod vmalloc;
 pub mod x86_boot;
 

@@ -78,7 +78,10 @@ impl Forecast {
                     let why: Vec<Fault> = list.refused(&takes, &layouts).into_iter().map(Fault::from).collect();
                     match why.is_empty() {
                         true => of_states(node.states.as_ref(), reads.states(node.name)),
-                        false => unread(named(why), node.optional && !reads.requires(node.name)),
+                        false => {
+                            let (verdict, why) = unread(why, node.optional && !reads.requires(node.name));
+                            (verdict, named(why))
+                        }
                     }
                 }
             };

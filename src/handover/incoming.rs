@@ -113,6 +113,11 @@ impl<M: Claim> Restored<M> {
         &self.memory
     }
 
+    /// The memory, to give back what results have and nobody wants.
+    pub const fn memory_mut(&mut self) -> &mut M {
+        &mut self.memory
+    }
+
     /// The point of no return: frees the root FDT, the tree and whatever no component took over. Gives the memory, and
     /// how many preserved pages nobody took over: those of metadata and of contents that were copied.
     ///

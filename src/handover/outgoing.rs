@@ -11,11 +11,11 @@ use super::linux::{Linux, known_to_linux};
 use super::reader::Reader;
 use super::registry::takes;
 use super::scope::{Blob, Home, Kept, Preserve, Scope, release};
-use crate::compat::{CompatList, CompatVec, Difference, Term, Terms};
+use crate::compat::{CompatList, CompatVec, Difference, MadeOf, Term, Terms};
 use crate::manifest::Manifest;
 use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
 use crate::radix::Tree;
-use crate::report::{Code, Fault};
+use crate::report::{Code, Fault, Finding};
 use crate::state::Description;
 
 pub(super) struct OutgoingNode {
@@ -160,6 +160,17 @@ impl<M: Home> Outgoing<M> {
         self.reader.as_ref().map_or(&[], |reader| &reader.dropped)
     }
 
+    /// What nodes were written without, because the successor of [`Outgoing::write_for`] does not read it: fields and
+    /// subsections of [states](crate::state) that stay behind.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Finding> {
+        let of = |node: &OutgoingNode| {
+            let path = format!("/{}", node.name);
+            node.kept.warnings.iter().map(move |fault| Finding { node: path.clone(), fault: fault.clone() }).collect()
+        };
+        self.nodes.iter().flat_map(|node| -> Vec<Finding> { of(node) }).collect()
+    }
+
     /// What the node `name` is made of, as it was written.
     #[must_use]
     pub fn made_of(&self, name: &str) -> Option<CompatList<'_>> {
@@ -215,8 +226,11 @@ impl<M: Home> Outgoing<M> {
         if let Some(declared) = &self.declared {
             let of_node = |terms: &mut dyn Iterator<Item = Term>| terms.filter(|term| term.name() == name).collect();
             let says: Terms = of_node(&mut declared.iter().cloned());
-            let does: Terms = of_node(&mut offers.iter().map(|made_of| Term::node(name, *made_of, !optional)));
             undeclared(&says, name, &component.states())?;
+            // Of the states that the manifest has, a handover may have any.
+            let states = says.states(name).unwrap_or_default();
+            let does = |made_of: &MadeOf<'static>| Term::node(name, *made_of, !optional).with_states(states.to_vec());
+            let does: Terms = of_node(&mut offers.iter().map(does));
             if let Some(fault) = Manifest::differences(&says, &does).into_iter().next() {
                 return Err(fault);
             }

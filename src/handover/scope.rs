@@ -159,6 +159,8 @@ pub(super) struct Kept {
     /// Tokens of descriptors.
     #[cfg(feature = "std")]
     pub(super) files: Vec<u64>,
+    /// What is left behind.
+    pub(super) warnings: Vec<Fault>,
 }
 
 impl<'a, M: Home> Scope<'a, M> {
@@ -311,6 +313,11 @@ impl<'a, M: Home> Scope<'a, M> {
         let token = self.memory.keep_file(file)?;
         self.kept.files.push(token);
         Ok(token)
+    }
+
+    /// Tells something that the node is written without: see [`Outgoing::warnings`](super::Outgoing::warnings).
+    pub fn warn(&mut self, fault: Fault) {
+        self.kept.warnings.push(fault);
     }
 
     /// The memory itself, to read what the user's frames hold.

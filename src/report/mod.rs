@@ -58,7 +58,7 @@ impl fmt::Display for At {
 /// assert_eq!(fault.to_string(), "block-count: count at 0x5000: found 52, expected 1..=51");
 /// assert_eq!(fault.code().class(), Class::Corrupt);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[must_use]
 pub struct Fault {
@@ -149,6 +149,13 @@ impl Fault {
     #[must_use]
     pub fn expected_text(&self) -> &str {
         &self.expected
+    }
+}
+
+/// As it is printed: it is what a `main` that returns it shows, and an `unwrap` that fails.
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The objects of a program that are states: attached one by one, restored when they are, saved together.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -25,7 +25,7 @@ use super::value::{State, Value as _, busy};
 #[cfg(feature = "write")]
 use super::versions::Versions;
 use super::walk::named;
-use crate::mem::{Folio, Frame};
+use crate::mem::{Folio, Frame, Frames};
 use crate::report::{Code, Fault};
 
 /// A pointer to an object that is a state: `Rc<RefCell<T>>`, `Arc<Mutex<T>>`, `Arc<RwLock<T>>`.
@@ -274,7 +274,7 @@ impl Source for Given<'_> {
 /// let clock = Rc::new(RefCell::new(Clock { ticks: 0 }));
 /// assert_eq!(states.attach(0, &clock)?, Origin::Restored { version: 1 });
 /// assert_eq!(clock.borrow().ticks, 42);
-/// assert!(states.unclaimed().is_empty());
+/// assert!(states.finish(restored.memory_mut()).is_empty());
 /// # }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -282,6 +282,8 @@ impl Source for Given<'_> {
 pub struct States {
     came: Option<(Came, Memo)>,
     attached: BTreeMap<(u32, u64), Box<dyn Attached>>,
+    /// What was taken by value.
+    taken: BTreeSet<(u32, u64)>,
     pub(crate) bulk_checksum: bool,
 }
 
@@ -336,6 +338,41 @@ impl States {
         Ok(origin)
     }
 
+    /// Takes what the predecessor handed over under that number, by value and once; none when nothing was. It is not
+    /// attached, and not saved again until it is.
+    ///
+    /// For a state of which there can be none before it came, such as one with pages: attach it then in a holder.
+    ///
+    /// # Errors
+    /// [`Code::StateId`] for a number that is attached or was taken; [`Code::StateShared`] for an object that another
+    /// one has a part in already; what is wrong with the value: it can be taken again then.
+    pub fn take<T: State>(&mut self, number: u64) -> core::result::Result<Option<T>, Fault> {
+        let place = (T::SHAPE.id(), number);
+        let within = |error: Error| Fault::from(error.field(&named(T::SHAPE.name(), number)));
+        if self.attached.contains_key(&place) || self.taken.contains(&place) {
+            return Err(within(Fault::new(Code::StateId).found("a number that was taken already").into()));
+        }
+        let Some((came, memo)) = &mut self.came else { return Ok(None) };
+        let Some(from) = came.image.instance(place.0, number) else { return Ok(None) };
+        if memo.is_there(from) {
+            let fault = Fault::new(Code::StateShared).found("an object that others have by a pointer");
+            return Err(within(fault.expected("to be attached, before them").into()));
+        }
+        let mark = memo.mark();
+        let mut given = Given { came };
+        let mut input = Restorer::new(&came.image, came.newest, memo, &mut given);
+        match input.object(from, &T::TYPE, T::restore) {
+            Ok(state) => {
+                self.taken.insert(place);
+                Ok(Some(state))
+            }
+            Err(error) => {
+                memo.back(mark);
+                Err(within(error))
+            }
+        }
+    }
+
     /// Detaches an object: it is not saved. Whether it was attached.
     pub fn detach<T: State>(&mut self, number: u64) -> bool {
         self.attached.remove(&(T::SHAPE.id(), number)).is_some()
@@ -345,7 +382,8 @@ impl States {
     #[must_use]
     pub fn unclaimed(&self) -> Vec<Unclaimed> {
         let Some((came, _)) = &self.came else { return Vec::new() };
-        let left = came.image.instances().filter(|place| !self.attached.contains_key(place));
+        let is_left = |place: &(u32, u64)| !self.attached.contains_key(place) && !self.taken.contains(place);
+        let left = came.image.instances().filter(is_left);
         // They ascend by id, and a description may be long.
         let mut last = (0, String::new());
         let unclaimed = left.map(|(id, number)| {
@@ -358,10 +396,26 @@ impl States {
         unclaimed.collect()
     }
 
-    /// Ends the restoring: what nobody attached is given up, with its pages and descriptors, and told.
-    pub fn finish(&mut self) -> Vec<Unclaimed> {
+    /// Ends the restoring, and gives back to the memory what was handed over and no object has: the pages of bulk data
+    /// that nobody reads [in place](super::InPlace), and those of states that nobody attached, which are told. Their
+    /// descriptors are closed.
+    ///
+    /// The memory is that of the handover: [`Restored::memory_mut`](crate::handover::Restored::memory_mut), or what is
+    /// left of it.
+    pub fn finish(&mut self, memory: &mut dyn Frames) -> Vec<Unclaimed> {
         let unclaimed = self.unclaimed();
-        self.came = None;
+        let Some((came, memo)) = self.came.take() else { return unclaimed };
+        #[cfg(feature = "std")]
+        if let Ok(Held::Mapping(mapping, _)) = Arc::try_unwrap(came.bulk) {
+            mapping.into_frames().into_iter().for_each(|frame| memory.free(frame));
+        }
+        for (number, resource) in came.resources.iter().enumerate() {
+            if let Resourced::Blocks(home, folios) = resource
+                && !memo.has_taken(number)
+            {
+                folios.iter().for_each(|folio| memory.free(Frame::of(*home, *folio)));
+            }
+        }
         unclaimed
     }
 

@@ -128,11 +128,21 @@ pub fn save_as<T: State>(state: &T, versions: &Versions) -> Result<Vec<u8>> {
 /// - What is wrong with a value, with its path and its offset.
 pub fn restore<T: State>(bytes: &[u8]) -> Result<T> {
     let image = Image::open(bytes)?;
-    let size = usize_of(image.bulk_len());
     let start = usize_of(Image::bulk_at(u64_of(image.meta().len())));
-    let bulk = bytes.get(start..).unwrap_or_default();
+    restore_in(&image, bytes.get(start..).unwrap_or_default())
+}
+
+/// As [`restore`], of metadata and bulk data in two pieces.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_from<T: State>(meta: &[u8], bulk: &[u8]) -> Result<T> {
+    restore_in(&Image::open(meta)?, bulk)
+}
+
+fn restore_in<T: State>(image: &Image<'_>, bulk: &[u8]) -> Result<T> {
     image.check_bulk(bulk)?;
-    restore_of(&image, &mut Lent(bulk.get(..size).unwrap_or_default()))
+    restore_of(image, &mut Lent(bulk.get(..usize_of(image.bulk_len())).unwrap_or_default()))
 }
 
 fn restore_of<T: State>(image: &Image<'_>, source: &mut dyn Source) -> Result<T> {

@@ -167,7 +167,10 @@ impl fmt::Display for Kind {
             Kind::Seq(of) => write!(f, "[{of}]"),
             Kind::Map(key, value) => write!(f, "map<{key}, {value}>"),
             Kind::Set(of) => write!(f, "set<{of}>"),
+            // `shared u8?` is a shared one that may be none.
+            Kind::Option(of) if matches!(**of, Kind::Shared(_) | Kind::Link(_)) => write!(f, "({of})?"),
             Kind::Option(of) => write!(f, "{of}?"),
+            Kind::Tuple(types) if types.len() == 1 => types.iter().try_for_each(|of| write!(f, "({of},)")),
             Kind::Tuple(types) => {
                 let mut gap = "(";
                 for of in types {

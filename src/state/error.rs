@@ -10,7 +10,7 @@ use crate::report::{Code, Fault};
 /// `vmm.vcpus[3].lapic.timer`, and whose offset is that in the metadata of the image.
 ///
 /// One word, so that what succeeds costs nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Error(Box<Fault>);
 
 /// What saving and restoring give.
@@ -46,6 +46,12 @@ impl Error {
     /// What is wrong.
     pub const fn fault(&self) -> &Fault {
         &self.0
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) type Written = BTreeMap<u32, (Description, u32)>;
 /// Where one state does not fit: every finding, each with the path of the first field that leads there.
 pub(crate) struct Fit {
     pub(crate) findings: Vec<Fault>,
-    /// Whether everything was written in the newest version, and is read as it is here.
+    /// Whether everything was written in the newest version, and with a count of subsections where there is one here.
     pub(crate) newest: bool,
 }
 

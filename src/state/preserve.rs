@@ -7,7 +7,7 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 use super::attach::States;
 use super::description::Description;
 use super::image::Image;
-use super::node::MADE_OF;
+use super::node::{MADE_OF, WrittenStates};
 use super::save::Sink;
 use super::versions::Versions;
 use crate::abi::state::Blob as Wire;
@@ -16,7 +16,7 @@ use crate::compat::CompatList;
 use crate::handover::{Blob, Home, Preserve, Scope};
 use crate::mem::{Frame, Frames as _, Memory as _, Order};
 use crate::num::u64_of;
-use crate::report::{Code, Fault};
+use crate::report::{Code, Fault, Severity};
 use crate::vmalloc::Area;
 
 /// Blocks of at least so many bytes of bulk data are large.
@@ -130,15 +130,24 @@ impl<M: Home> Preserve<M> for States {
     }
 
     fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
-        let versions = match scope.reader_states() {
-            None => None,
-            Some(reader) => Some(Versions::for_reader(self.shapes(), reader).map_err(first)?),
-        };
+        // What the successor does not take is told here and now, in the words of its plan.
+        let reader = scope.reader_states();
+        let versions = reader.map(|reader| Versions::for_reader(self.shapes(), reader).map_err(first)).transpose()?;
         let crc = self.bulk_checksum.then(crc32fast::Hasher::new);
         let mut sink = ToScope { scope, blocks: Vec::new(), order: Order::ZERO, used: 0, crc };
         let meta = self.save(&mut sink, versions.as_ref())?;
         let bulk = sink.used;
+        let told = match reader {
+            None => Vec::new(),
+            Some(reader) => WrittenStates::of(&Image::open(&meta)?)?.judge(reader),
+        };
         let bulk_blocks = sink.finish()?;
+        for fault in versions.iter().flat_map(Versions::dropped).chain(told) {
+            if fault.code().severity() == Severity::Error {
+                return Err(fault);
+            }
+            scope.warn(fault);
+        }
         let order = order_for(u64_of(meta.len()), scope.geometry().page_shift());
         let meta_blocks = scope.area_of(order, &meta)?.descriptor;
         let wire = Wire { meta: u64_of(meta.len()).into(), bulk: bulk.into(), meta_blocks, bulk_blocks };

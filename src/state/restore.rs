@@ -87,6 +87,16 @@ impl Memo {
         }
     }
 
+    /// Whether a value has that resource.
+    pub(crate) fn has_taken(&self, resource: usize) -> bool {
+        self.taken.get(resource).copied().unwrap_or(false)
+    }
+
+    /// Whether that object is there, as a part of another one.
+    pub(crate) fn is_there(&self, number: u32) -> bool {
+        !matches!(self.slots.get(index_of(number)), Some(Slot::Waiting))
+    }
+
     /// From here on all can be taken back.
     pub(crate) fn mark(&mut self) -> Mark {
         self.objects.clear();
@@ -373,8 +383,8 @@ impl<'a> Restorer<'a> {
         fault.expected(tags.join(", ")).into()
     }
 
-    /// How many subsections follow, of a state that may have some. None of it stands there when who wrote it had none:
-    /// they come without a new version.
+    /// How many subsections follow. They are counted where the state has any in the description that came with it,
+    /// whatever the one here has: the first one may have been added since, or be gone.
     ///
     /// # Errors
     /// [`Code::StateLength`] for more than the bytes can be.
@@ -392,11 +402,11 @@ impl<'a> Restorer<'a> {
     /// As [`Restorer::subsections`] and [`Restorer::skip`].
     #[inline]
     pub fn no_subsections(&mut self, shape: &'static Shape) -> Result<()> {
-        if self.newest { Ok(()) } else { self.skip_all(shape) }
+        if self.newest { Ok(()) } else { self.strangers(shape) }
     }
 
     #[cold]
-    fn skip_all(&mut self, shape: &'static Shape) -> Result<()> {
+    fn strangers(&mut self, shape: &'static Shape) -> Result<()> {
         for _ in 0..self.subsections(shape)? {
             let found = self.subsection()?;
             self.skip(found, shape)?;

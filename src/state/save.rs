@@ -21,6 +21,15 @@ use crate::mem::{Frame, Order};
 use crate::num::u64_of;
 use crate::report::{Code, Fault};
 
+/// Objects of at least so many bytes are segments of their own.
+const SEGMENT: usize = 1 << 16;
+
+/// So many elements tell how large the others are.
+const SAMPLE: usize = 32;
+
+/// Room for more bytes is not made at once.
+const MOST_FORESEEN: usize = 64 << 20;
+
 /// Where bulk data and resources go while a state is saved.
 pub(crate) trait Sink {
     /// Appends bulk data behind padding to [`BULK_ALIGN`](crate::abi::state::BULK_ALIGN); where they begin.
@@ -44,9 +53,10 @@ pub struct Saver<'a> {
     out: Vec<u8>,
     /// Links in it: where, and to what.
     links: Vec<(usize, usize)>,
-    /// The objects that are written.
-    objects: Vec<u8>,
-    object_links: Vec<(usize, usize)>,
+    /// The objects that are written, in segments: a large one is not copied to the others.
+    objects: Vec<Vec<u8>>,
+    /// Links in them: segment, where, and to what.
+    object_links: Vec<(usize, usize, usize)>,
     count: u32,
     /// Objects that several have, by address.
     shared: BTreeMap<usize, Shared>,
@@ -128,7 +138,7 @@ impl<'a> Saver<'a> {
         holder: impl Any,
         save: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
-        let number = match self.written(address)? {
+        let number = match self.known(address)? {
             Some(number) => number,
             None => self.object(ty, Some((address, Box::new(holder))), save)?,
         };
@@ -138,7 +148,7 @@ impl<'a> Saver<'a> {
 
     /// The object at that address, when it is written. It counts as deep as if it were written here: who restores may
     /// come to it from here first.
-    fn written(&mut self, address: usize) -> Result<Option<u32>> {
+    fn known(&mut self, address: usize) -> Result<Option<u32>> {
         let (number, height) = match self.shared.get(&address) {
             None => return Ok(None),
             Some(Shared::Written { number, height, .. }) => (*number, *height),
@@ -158,7 +168,7 @@ impl<'a> Saver<'a> {
         save: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<u32> {
         if let Some((address, _)) = held {
-            if let Some(number) = self.written(address)? {
+            if let Some(number) = self.known(address)? {
                 return Ok(number);
             }
             self.shared.insert(address, Shared::Busy);
@@ -172,17 +182,35 @@ impl<'a> Saver<'a> {
         self.deepest = self.deepest.max(outer_deepest);
         let content = mem::replace(&mut self.out, outer);
         let links = mem::replace(&mut self.links, outer_links);
-        self.objects.extend_from_slice(&ty.bytes());
-        number::push(&mut self.objects, u64_of(content.len()));
-        let start = self.objects.len();
-        self.object_links.extend(links.into_iter().map(|(at, to)| (start.saturating_add(at), to)));
-        self.objects.extend_from_slice(&content);
+        let mut head = ty.bytes();
+        number::push(&mut head, u64_of(content.len()));
+        self.append(head);
+        let (segment, start) = self.append(content);
+        self.object_links.extend(links.into_iter().map(|(at, to)| (segment, start.saturating_add(at), to)));
         let number = self.count;
         self.count = number.checked_add(1).ok_or_else(|| Error::new(Code::TooLarge))?;
         if let Some((address, holder)) = held {
             self.shared.insert(address, Shared::Written { number, height, _holder: holder });
         }
         Ok(number)
+    }
+
+    /// Appends bytes to the objects; in which segment they begin, and where.
+    fn append(&mut self, bytes: Vec<u8>) -> (usize, usize) {
+        let large = bytes.len() >= SEGMENT;
+        let last = self.objects.last_mut().filter(|last| !large && last.len() < SEGMENT);
+        let start = match last {
+            Some(last) => {
+                let start = last.len();
+                last.extend_from_slice(&bytes);
+                start
+            }
+            None => {
+                self.objects.push(bytes);
+                0
+            }
+        };
+        (self.objects.len().saturating_sub(1), start)
     }
 
     /// Writes a link to the object at that address, whenever that is saved.
@@ -318,6 +346,30 @@ impl<'a> Saver<'a> {
         self.out.push(byte);
     }
 
+    /// Where the next byte of the object goes: for [`Saver::foresee`].
+    #[inline]
+    pub(crate) fn written(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Makes room for the rest of a collection when [`SAMPLE`] of its elements are written, since that place: growing
+    /// step by step costs more than writing.
+    #[inline]
+    pub(crate) fn foresee(&mut self, since: usize, done: usize, count: usize) {
+        if done == SAMPLE {
+            self.foresee_rest(since, count);
+        }
+    }
+
+    #[cold]
+    fn foresee_rest(&mut self, since: usize, count: usize) {
+        let sample = self.out.len().saturating_sub(since);
+        let all = sample.saturating_mul(count) >> SAMPLE.ilog2();
+        // An eighth more, for those that are larger. It is a guess: a wrong one costs nothing that is used.
+        let room = all.saturating_sub(sample).saturating_add(all >> 3).min(MOST_FORESEEN);
+        let _ = self.out.try_reserve(room);
+    }
+
     /// Writes bulk data, beside the rest.
     ///
     /// # Errors
@@ -339,11 +391,12 @@ impl<'a> Saver<'a> {
 
     /// The metadata of the image.
     pub(crate) fn finish(mut self) -> Result<Vec<u8>> {
-        for (place, address) in mem::take(&mut self.object_links) {
+        for (segment, place, address) in mem::take(&mut self.object_links) {
             let Some(Shared::Written { number, .. }) = self.shared.get(&address) else {
                 return Err(Fault::new(Code::StateLink).found("a link to an object that nobody saved").into());
             };
-            let bytes = self.objects.get_mut(place..).and_then(<[u8]>::first_chunk_mut);
+            let segment = self.objects.get_mut(segment);
+            let bytes = segment.and_then(|segment| segment.get_mut(place..)).and_then(<[u8]>::first_chunk_mut);
             if let Some(bytes) = bytes {
                 *bytes = number.saturating_add(1).to_le_bytes();
             }
@@ -367,7 +420,7 @@ impl<'a> Saver<'a> {
             objects: self.count.into(),
             reserved: 0.into(),
         };
-        let mut meta = Vec::with_capacity(self.objects.len().saturating_add(4096));
+        let mut meta = Vec::with_capacity(4096);
         meta.extend_from_slice(header.as_bytes());
         for (id, shape) in &shapes {
             let version = self.versions.map_or(shape.desc.version, |versions| versions.of_shape(shape));
@@ -382,7 +435,7 @@ impl<'a> Saver<'a> {
             number::push(&mut meta, u64_of(shape.bytes.len()));
             meta.extend_from_slice(shape.bytes);
         }
-        meta.extend_from_slice(&self.objects);
+        let mut meta = joined(meta, mem::take(&mut self.objects));
         if u64_of(meta.len()) > limits::META {
             let fault = Fault::new(Code::TooLarge).item("metadata").found(meta.len());
             return Err(fault.expected(format_args!("at most {}", limits::META)).into());
@@ -393,6 +446,22 @@ impl<'a> Saver<'a> {
         put(&mut meta, header.as_bytes());
         Ok(meta)
     }
+}
+
+/// The segments behind the first one. The largest stays where it is, because memory that is touched for the first time
+/// costs more than moving what is there.
+fn joined(first: Vec<u8>, mut others: Vec<Vec<u8>>) -> Vec<u8> {
+    let largest = others.iter().enumerate().max_by_key(|(_, segment)| segment.len()).map(|(place, _)| place);
+    let Some(place) = largest else { return first };
+    let behind = others.split_off(place.saturating_add(1));
+    let mut joined = others.pop().unwrap_or_default();
+    let before = others.into_iter().fold(first, |mut all, segment| {
+        all.extend_from_slice(&segment);
+        all
+    });
+    joined.splice(0..0, before);
+    behind.iter().for_each(|segment| joined.extend_from_slice(segment));
+    joined
 }
 
 fn put(meta: &mut [u8], header: &[u8]) {

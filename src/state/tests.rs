@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use crate::state::{self, ArcLink, InPlace, RcLink, State, Versions};
+use crate::abi::state::NODE;
+use crate::handover::{Incoming, Outgoing, Registry};
+use crate::manifest::{self, Entry, Manifest};
+use crate::mem::{Geometry, PageRange, Pfn, Ram};
+use crate::state::{self, ArcLink, InPlace, Origin, RcLink, State, States, StatesNode, Versions};
 
 #[derive(State, Clone, Debug, PartialEq, Default)]
 #[state(id = 1, version = 2, min_version = 1)]
@@ -174,4 +178,99 @@ fn bulk_data_stay_where_they_are() {
     let back: Pages = saved.restore().unwrap();
     assert!(!back.pages.is_copy() && back.pages[..] == [3; 4096]);
     assert!(Arc::ptr_eq(&back.to.get().unwrap(), &back.lock));
+}
+
+/// One state in three releases of a program: the version is the same, and subsections come and go.
+mod parts {
+    use super::*;
+
+    #[derive(State, Debug, PartialEq)]
+    #[state(id = 20, version = 1, name = "with")]
+    pub(super) struct Without {
+        pub(super) a: u32,
+        pub(super) b: Vec<Timer>,
+    }
+
+    #[derive(State, Debug, PartialEq)]
+    #[state(id = 20, version = 1)]
+    pub(super) struct With {
+        pub(super) a: u32,
+        pub(super) b: Vec<Timer>,
+        #[state(subsection = ignorable)]
+        pub(super) c: Option<Part>,
+    }
+
+    #[derive(State, Debug, PartialEq)]
+    #[state(id = 20, version = 1, name = "with")]
+    pub(super) struct Must {
+        pub(super) a: u32,
+        pub(super) b: Vec<Timer>,
+        #[state(subsection = required)]
+        pub(super) c: Option<Part>,
+    }
+
+    #[derive(State, Debug, PartialEq, Clone)]
+    #[state(id = 21, version = 1)]
+    pub(super) struct Part(pub(super) String);
+}
+
+#[test]
+fn the_first_subsection_may_be_added_and_the_last_one_removed() {
+    use parts::{Must, Part, With, Without};
+    // In the state that is asked for, and in one of several within another object.
+    #[derive(State, Debug, PartialEq)]
+    #[state(id = 22, version = 1, name = "outer")]
+    struct Old(Vec<Without>, u8);
+    #[derive(State, Debug, PartialEq)]
+    #[state(id = 22, version = 1, name = "outer")]
+    struct New(Vec<With>, u8);
+
+    let b = || vec![Timer { deadline: 7, slack: 8 }; 2];
+    let without = || Without { a: 5, b: b() };
+    for c in [None, Some(Part("more".into()))] {
+        let with = |c: &Option<Part>| With { a: 5, b: b(), c: c.clone() };
+        let bytes = state::save(&New(vec![with(&c), with(&None)], 9)).unwrap();
+        assert_eq!(state::restore::<Old>(&bytes).unwrap(), Old(vec![without(), without()], 9), "{c:?} is left out");
+        assert_eq!(state::restore::<Without>(&state::save(&with(&c)).unwrap()).unwrap(), without());
+        let refused = state::restore::<Without>(&state::save(&Must { a: 5, b: b(), c: c.clone() }).unwrap());
+        match c {
+            None => assert_eq!(refused.unwrap(), without(), "what is not there is no reason to refuse"),
+            Some(_) => assert_eq!(refused.unwrap_err().to_string(), "state-unknown: with.c: a subsection of id 21"),
+        }
+    }
+    let bytes = state::save(&Old(vec![without(), without()], 9)).unwrap();
+    let none = || With { a: 5, b: b(), c: None };
+    assert_eq!(state::restore::<New>(&bytes).unwrap(), New(vec![none(), none()], 9));
+}
+
+#[test]
+fn a_handover_has_some_of_the_states_of_the_manifest_and_no_others() {
+    const ENTRIES: &[Entry] = &[manifest::states(NODE, &[Timer::SHAPE, Mode::SHAPE])];
+    static NOTE: manifest::Bytes<{ manifest::note_size(ENTRIES) }> = manifest::note(ENTRIES);
+    static VERSIONS: manifest::Bytes<{ manifest::versions_size(ENTRIES) }> = manifest::versions(ENTRIES);
+    static MANIFEST: Manifest = Manifest::new(ENTRIES, NOTE.as_slice(), VERSIONS.as_slice());
+
+    let ram = || Ram::new(Geometry::K4, PageRange::new(Pfn::new(0x100).unwrap(), 64).unwrap());
+    let timer = Rc::new(RefCell::new(Timer { deadline: 4, slack: 5 }));
+    let mut states = States::new();
+    states.attach(7, &timer).unwrap();
+    let mut outgoing = Outgoing::of(ram(), &MANIFEST);
+    outgoing.preserve(NODE, &states).unwrap();
+    let (memory, root) = outgoing.finish().unwrap().into_parts();
+
+    let mut registry = Registry::of(&MANIFEST);
+    let node = registry.add(NODE, StatesNode::new(&[Timer::SHAPE, Mode::SHAPE]));
+    let mut restored = Incoming::new(memory, root.start()).plan(&registry).accept().unwrap().restore().unwrap();
+    let mut came = restored.take(&node).unwrap();
+    let timer = Rc::new(RefCell::new(Timer::default()));
+    assert_eq!(came.attach(7, &timer).unwrap(), Origin::Restored { version: 2 });
+    assert_eq!(*timer.borrow(), Timer { deadline: 4, slack: 5 });
+
+    let stranger = Rc::new(RefCell::new(parts::Part("no such state".into())));
+    states.attach(0, &stranger).unwrap();
+    assert_eq!(
+        Outgoing::of(ram(), &MANIFEST).preserve(NODE, &states).unwrap_err().to_string(),
+        "manifest-disagrees: /state: found the state part (id 21, version 1, from 1), \
+         expected no such state, as the manifest says"
+    );
 }

@@ -205,7 +205,7 @@ fn an_owner_that_refuses_once_is_asked_again() {
         // One object for all of them, whether it came with the last device or with the bus.
         assert!(all.devices.iter().all(|device| Rc::ptr_eq(&device.borrow().shared, &all.first)));
         assert!(all.devices.iter().all(|device| Rc::ptr_eq(&device.borrow().bus.get().unwrap(), &bus)));
-        assert_eq!(states.finish(), []);
+        assert_eq!(states.finish(&mut crate::handover::testing::ram(crate::mem::Geometry::K4)), []);
     }
 }
 

@@ -104,7 +104,9 @@ fn save_pairs<'a, K: Value + 'a, V: Value + 'a>(
     out: &mut Saver<'_>,
 ) -> Result<()> {
     out.number(u64_of(pairs.len()));
+    let (since, count) = (out.written(), pairs.len());
     for (index, (key, value)) in pairs.enumerate() {
+        out.foresee(since, index, count);
         key.save(out).map_err(|error| error.field("key").index(index))?;
         value.save(out).map_err(|error| error.index(index))?;
     }
@@ -113,7 +115,9 @@ fn save_pairs<'a, K: Value + 'a, V: Value + 'a>(
 
 fn save_values<'a, T: Value + 'a>(values: impl ExactSizeIterator<Item = &'a T>, out: &mut Saver<'_>) -> Result<()> {
     out.number(u64_of(values.len()));
+    let (since, count) = (out.written(), values.len());
     for (index, value) in values.enumerate() {
+        out.foresee(since, index, count);
         value.save(out).map_err(|error| error.index(index))?;
     }
     Ok(())

@@ -46,7 +46,9 @@ pub trait Value: Sized {
     #[doc(hidden)]
     #[inline]
     fn save_all(values: &[Self], out: &mut Saver<'_>) -> Result<()> {
+        let since = out.written();
         for (index, value) in values.iter().enumerate() {
+            out.foresee(since, index, values.len());
             value.save(out).map_err(|error| error.index(index))?;
         }
         Ok(())
