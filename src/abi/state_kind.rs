@@ -63,7 +63,9 @@ pub const MEMFD: u8 = 32;
 pub const DESCRIPTOR: u8 = 33;
 /// An element of [`PLAIN`]: its name and its size in bytes follow.
 pub const RECORD: u8 = 40;
-/// A shape of fields.
+/// A shape of fields. A value has them one after the other, each in front of which a byte says whether it is there when it
+/// has a condition. Behind them, where the shape has subsections: how many there are, and of each its id and its length,
+/// 4 bytes each, and so many bytes.
 pub const STRUCT: u8 = 50;
-/// A shape of variants.
+/// A shape of variants. A value has the tag of one, a number, and its fields.
 pub const ENUM: u8 = 51;

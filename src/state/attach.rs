@@ -6,6 +6,8 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+#[cfg(feature = "write")]
+use core::any::Any;
 use core::cell::RefCell;
 use core::fmt;
 
@@ -23,7 +25,6 @@ use super::value::{State, Value as _, busy};
 #[cfg(feature = "write")]
 use super::versions::Versions;
 use super::walk::named;
-use crate::abi::state::Resource;
 use crate::mem::{Folio, Frame, Frames};
 use crate::report::{Code, Fault};
 
@@ -62,7 +63,11 @@ impl<T: State + 'static> Holder for Rc<RefCell<T>> {
     }
 
     fn replace(&self, state: T) -> Result<()> {
-        *self.try_borrow_mut().map_err(|_| busy("a cell that is borrowed"))? = state;
+        let mut place = self.try_borrow_mut().map_err(|_| busy("a cell that is borrowed"))?;
+        let old = core::mem::replace(&mut *place, state);
+        // What is dropped may look at what takes its place.
+        drop(place);
+        drop(old);
         Ok(())
     }
 }
@@ -85,7 +90,10 @@ mod locks {
         }
 
         fn replace(&self, state: T) -> Result<()> {
-            *self.lock().map_err(|_| busy("a lock whose holder panicked"))? = state;
+            let mut place = self.lock().map_err(|_| busy("a lock whose holder panicked"))?;
+            let old = core::mem::replace(&mut *place, state);
+            drop(place);
+            drop(old);
             Ok(())
         }
     }
@@ -102,7 +110,10 @@ mod locks {
         }
 
         fn replace(&self, state: T) -> Result<()> {
-            *self.write().map_err(|_| busy("a lock whose holder panicked"))? = state;
+            let mut place = self.write().map_err(|_| busy("a lock whose holder panicked"))?;
+            let old = core::mem::replace(&mut *place, state);
+            drop(place);
+            drop(old);
             Ok(())
         }
     }
@@ -122,7 +133,8 @@ impl<H: Holder> Attached for H {
 
     #[cfg(feature = "write")]
     fn save(&self, number: u64, out: &mut Saver<'_>) -> Result<()> {
-        out.instance::<H::State>(number, Some(self.address()), |out| Holder::save(self, out))
+        let holder: Box<dyn Any> = Box::new(self.clone());
+        out.instance::<H::State>(number, Some((self.address(), holder)), |out| Holder::save(self, out))
     }
 }
 
@@ -179,15 +191,12 @@ struct Given<'a> {
 }
 
 impl Given<'_> {
-    fn of(&self, resource: &Resource) -> core::result::Result<&Resourced, Fault> {
-        let all = self.came.image.resources();
-        let place = all.iter().position(|one| core::ptr::eq(one, resource));
-        place
-            .and_then(|place| self.came.resources.get(place))
-            .ok_or_else(|| Fault::new(Code::StateResource).found("a resource that was not taken over"))
+    fn of(&self, resource: usize) -> core::result::Result<&Resourced, Fault> {
+        let resource = self.came.resources.get(resource);
+        resource.ok_or_else(|| Fault::new(Code::StateResource).found("a resource that was not taken over"))
     }
 
-    fn blocks(&self, resource: &Resource) -> core::result::Result<Vec<Frame>, Fault> {
+    fn blocks(&self, resource: usize) -> core::result::Result<Vec<Frame>, Fault> {
         match self.of(resource)? {
             Resourced::Blocks(home, folios) => Ok(folios.iter().map(|folio| Frame::of(*home, *folio)).collect()),
             #[cfg(feature = "std")]
@@ -209,16 +218,16 @@ impl Source for Given<'_> {
         self.came.page_size
     }
 
-    fn folio(&mut self, resource: &Resource) -> core::result::Result<Frame, Fault> {
+    fn folio(&mut self, resource: usize) -> core::result::Result<Frame, Fault> {
         self.blocks(resource)?.pop().ok_or_else(|| Fault::new(Code::StateResource).found("no block"))
     }
 
-    fn area(&mut self, resource: &Resource) -> core::result::Result<Vec<Frame>, Fault> {
+    fn area(&mut self, resource: usize) -> core::result::Result<Vec<Frame>, Fault> {
         self.blocks(resource)
     }
 
     #[cfg(feature = "std")]
-    fn file(&mut self, resource: &Resource) -> core::result::Result<std::os::fd::OwnedFd, Fault> {
+    fn file(&mut self, resource: usize) -> core::result::Result<std::os::fd::OwnedFd, Fault> {
         match self.of(resource)? {
             Resourced::File(file) => crate::files::duplicate(file),
             Resourced::Blocks(..) => Err(Fault::new(Code::StateResource).found("pages").expected("a descriptor")),
@@ -375,11 +384,16 @@ impl States {
         let Some((came, _)) = &self.came else { return Vec::new() };
         let is_left = |place: &(u32, u64)| !self.attached.contains_key(place) && !self.taken.contains(place);
         let left = came.image.instances().filter(is_left);
-        let name = |id: u32| match came.image.description(id) {
-            Ok(Some((of, _))) => of.name,
-            _ => String::new(),
-        };
-        left.map(|(id, number)| Unclaimed { id, name: name(id), number }).collect()
+        // They ascend by id, and a description may be long.
+        let mut last = (0, String::new());
+        let unclaimed = left.map(|(id, number)| {
+            if last.0 != id {
+                let description = came.image.description(id).ok().flatten();
+                last = (id, description.map(|(of, _)| of.name).unwrap_or_default());
+            }
+            Unclaimed { id, name: last.1.clone(), number }
+        });
+        unclaimed.collect()
     }
 
     /// Ends the restoring, and gives back to the memory what was handed over and no object has: the pages of bulk data

@@ -11,7 +11,7 @@ use super::restore::{Memo, Restorer, Source};
 use super::save::{Saver, Sink};
 use super::value::State;
 use super::versions::Versions;
-use crate::abi::state::{BULK_ALIGN, Resource};
+use crate::abi::state::BULK_ALIGN;
 use crate::abi::vmalloc::Descriptor;
 use crate::mem::{Frame, Order};
 use crate::num::{u64_of, usize_of};
@@ -172,16 +172,16 @@ macro_rules! without_resources {
             4096
         }
 
-        fn folio(&mut self, _: &Resource) -> core::result::Result<Frame, Fault> {
+        fn folio(&mut self, _: usize) -> core::result::Result<Frame, Fault> {
             nowhere()
         }
 
-        fn area(&mut self, _: &Resource) -> core::result::Result<Vec<Frame>, Fault> {
+        fn area(&mut self, _: usize) -> core::result::Result<Vec<Frame>, Fault> {
             nowhere()
         }
 
         #[cfg(feature = "std")]
-        fn file(&mut self, _: &Resource) -> core::result::Result<std::os::fd::OwnedFd, Fault> {
+        fn file(&mut self, _: usize) -> core::result::Result<std::os::fd::OwnedFd, Fault> {
             nowhere()
         }
     };

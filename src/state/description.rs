@@ -117,9 +117,13 @@ impl Description {
     /// # Errors
     /// [`Code::Truncated`], [`Code::Text`] and [`Code::StateSchema`], with the offset in the bytes.
     pub fn parse(bytes: &[u8]) -> Result<Description, Fault> {
-        let mut input = Input { all: bytes.len(), rest: bytes };
+        let mut input = Input { all: bytes.len(), rest: bytes, last: 0 };
         let description = input.description().map_err(|fault| fault.offset(input.offset()))?;
-        if input.rest.is_empty() { Ok(description) } else { Err(input.fault("description").found("bytes behind it")) }
+        if input.rest.is_empty() {
+            return Ok(description);
+        }
+        input.last = input.offset();
+        Err(input.fault("description").found("bytes behind it"))
     }
 
     /// The same, in which the fields that a version has have a name each: the second one of a name has `#2` behind it.
@@ -229,15 +233,16 @@ impl Kind {
 
     /// Reads a type at the start of bytes; how many it takes.
     pub(crate) fn parse_prefix(bytes: &[u8]) -> Result<(Kind, usize), Fault> {
-        let mut input = Input { all: bytes.len(), rest: bytes };
-        let kind = input.kind(limits::TYPE_DEPTH)?;
-        Ok((kind, bytes.len().saturating_sub(input.rest.len())))
+        let mut input = Input { all: bytes.len(), rest: bytes, last: 0 };
+        Ok((input.kind(limits::TYPE_DEPTH)?, usize_of(input.offset())))
     }
 }
 
 struct Input<'a> {
     all: usize,
     rest: &'a [u8],
+    /// Where what was read last begins.
+    last: u64,
 }
 
 impl<'a> Input<'a> {
@@ -245,8 +250,9 @@ impl<'a> Input<'a> {
         u64_of(self.all.saturating_sub(self.rest.len()))
     }
 
+    /// What was read last makes no sense.
     fn fault(&self, item: &'static str) -> Fault {
-        Fault::new(Code::StateSchema).item(item).offset(self.offset())
+        Fault::new(Code::StateSchema).item(item).offset(self.last)
     }
 
     fn cut(&self, item: &'static str) -> Fault {
@@ -255,6 +261,7 @@ impl<'a> Input<'a> {
 
     fn bytes<const N: usize>(&mut self, item: &'static str) -> Result<[u8; N], Fault> {
         let (bytes, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.cut(item))?;
+        self.last = self.offset();
         self.rest = rest;
         Ok(*bytes)
     }
@@ -280,6 +287,7 @@ impl<'a> Input<'a> {
             number::Broken::Short => self.cut(item),
             number::Broken::Long => Fault::new(Code::StateNumber).item(item).offset(self.offset()),
         })?;
+        self.last = self.offset();
         self.rest = rest;
         Ok(number)
     }
@@ -313,10 +321,11 @@ impl<'a> Input<'a> {
     }
 
     fn description(&mut self) -> Result<Description, Fault> {
-        let (id, version, min_version) = (self.u32("id")?, self.u32("version")?, self.u32("min_version")?);
+        let id = self.u32("id")?;
         if id == 0 {
             return Err(self.fault("id").found(0).expected("an id"));
         }
+        let (version, min_version) = (self.u32("version")?, self.u32("min_version")?);
         if min_version == 0 || min_version > version {
             return Err(self.fault("min_version").found(min_version).expected(format_args!("1 to {version}")));
         }

@@ -78,8 +78,9 @@ impl Fit {
             if !self.version(wrote, *version, reads, &path) {
                 continue;
             }
-            let counts = |of: &Description| !of.subsections().is_empty();
-            self.newest = self.newest && version == newest && counts(wrote) == counts(reads);
+            // Whether there are subsections at all is seen in the bytes, and no version says it.
+            let alike = wrote.subsections().is_empty() == reads.subsections().is_empty();
+            self.newest = self.newest && version == newest && alike;
             self.fields(wrote, reads, *version, &path, &mut waiting);
             self.subsections(wrote, reads, written, &path, &mut waiting);
         }

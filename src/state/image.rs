@@ -158,10 +158,17 @@ impl<'a> Image<'a> {
             let fault = Fault::new(Code::Reserved).item("flags").offset(32);
             return Err(fault.found(format_args!("{:#x} and {:#x}", header.flags, header.reserved)));
         }
+        if header.flags.get() & BULK_CRC == 0 && header.bulk_crc != 0 {
+            let fault = Fault::new(Code::Reserved).item("bulk_crc").offset(36);
+            return Err(fault.found(format_args!("{:#010x}", header.bulk_crc)).expected("0 without the flag"));
+        }
         let mut at = size_of::<Header>();
         let uses: &[Use] = rows(meta, &mut at, header.uses.get(), "uses")?;
         let instances: &[Instance] = rows(meta, &mut at, header.instances.get(), "instances")?;
         let resources: &[Resource] = rows(meta, &mut at, header.resources.get(), "resources")?;
+        if let Some(row) = resources.iter().position(|resource| resource.reserved != 0) {
+            return Err(Fault::new(Code::Reserved).item(format!("resources[{row}]")));
+        }
         if uses.len() > limits::SHAPES {
             let fault = Fault::new(Code::TooLarge).item("uses").found(uses.len());
             return Err(fault.expected(format_args!("at most {}", limits::SHAPES)));
@@ -203,6 +210,7 @@ impl<'a> Image<'a> {
 
     fn check_instances(&self) -> Result<(), Fault> {
         let mut last = None;
+        let mut taken = alloc::vec![false; self.objects.len()];
         for (row, instance) in self.instances.iter().enumerate() {
             let place = (instance.id.get(), instance.number.get());
             let fault = || Fault::new(Code::StateId).item(format!("instances[{row}]"));
@@ -210,8 +218,8 @@ impl<'a> Image<'a> {
                 let fault = fault().found(format_args!("id {}, number {}", instance.id, instance.number));
                 return Err(fault.expected("rows that ascend"));
             }
-            let object = self.objects.get(index_of(instance.object.get()));
-            match object {
+            let number = index_of(instance.object.get());
+            match self.objects.get(number) {
                 Some(Object { ty: Kind::State(id), .. }) if instance.id == *id => {}
                 Some(other) => {
                     return Err(fault().found(&other.ty).expected(format_args!("state {}", instance.id)));
@@ -221,6 +229,13 @@ impl<'a> Image<'a> {
                         .found(format_args!("object {}", instance.object))
                         .expected("one that is there"));
                 }
+            }
+            if !self.shapes.contains_key(&instance.id.get()) {
+                return Err(fault().found(format_args!("no description of id {}", instance.id)));
+            }
+            if taken.get_mut(number).is_none_or(|taken| core::mem::replace(taken, true)) {
+                let fault = fault().found(format_args!("object {number}"));
+                return Err(fault.expected("one that no row before it has"));
             }
         }
         Ok(())

@@ -90,10 +90,13 @@ mod bytes;
 mod description;
 mod error;
 mod fit;
+#[cfg(all(test, feature = "derive", feature = "std"))]
+mod hostile;
 mod image;
 mod keys;
 mod kind;
 pub mod limits;
+mod live;
 #[cfg(feature = "std")]
 pub mod lock;
 mod node;

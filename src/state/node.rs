@@ -238,11 +238,17 @@ impl<M: Resources> Check<M> for StatesNode {
             newest
         };
         #[cfg(feature = "std")]
-        for claimed in &resources {
-            if let Claimed::File(token) = claimed
-                && node.source().file(*token).is_none()
-            {
-                node.report(Fault::new(Code::TokenMissing).item(format!("files[{token:#x}]")));
+        for resource in image.resources().iter().filter(|one| one.kind == MEMFD || one.kind == DESCRIPTOR) {
+            let item = format!("files[{:#x}]", resource.a);
+            let fault = match node.source().file(resource.a.get()) {
+                None => Some(Fault::new(Code::TokenMissing).item(item)),
+                Some(file) if resource.kind == MEMFD => {
+                    crate::files::is_memfd(file).err().map(|fault| fault.within(&item))
+                }
+                Some(_) => None,
+            };
+            if let Some(fault) = fault {
+                node.report(fault);
             }
         }
         Ok(Checked { image, newest, bulk, resources })

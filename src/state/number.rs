@@ -17,6 +17,11 @@ pub(crate) const fn form(number: u64) -> (u64, u32) {
     if bytes > 8 { (number, 9) } else { ((number << 1 | 1) << bytes.saturating_sub(1), bytes) }
 }
 
+/// Bytes of the form.
+pub(crate) const fn len(number: u64) -> usize {
+    index_of(form(number).1)
+}
+
 /// Appends the form.
 pub(crate) fn push(out: &mut alloc::vec::Vec<u8>, number: u64) {
     let (raw, bytes) = form(number);

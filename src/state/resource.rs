@@ -75,7 +75,7 @@ impl Value for Frame {
     }
 
     fn restore(input: &mut Restorer<'_>) -> Result<Self> {
-        input.resource(FOLIO, |source, resource| source.folio(resource))
+        input.resource(FOLIO, |source, number, _| source.folio(number))
     }
 }
 
@@ -121,8 +121,8 @@ impl Value for Scattered {
         let mut held = 0;
         let mut frames = Vec::new();
         if bool::restore(input)? {
-            frames = input.resource(AREA, |source, resource| {
-                let frames = source.area(resource)?;
+            frames = input.resource(AREA, |source, number, resource| {
+                let frames = source.area(number)?;
                 held = source.page_size().saturating_mul(descriptor_of(resource).total_pages.get().into());
                 Ok(frames)
             })?;
@@ -182,7 +182,7 @@ mod files {
                 }
 
                 fn restore(input: &mut Restorer<'_>) -> Result<Self> {
-                    input.resource($kind, |source, resource| source.file(resource)).map($name)
+                    input.resource($kind, |source, number, _| source.file(number)).map($name)
                 }
             }
         )*};

@@ -2,7 +2,9 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
@@ -22,7 +24,7 @@ use crate::mem::Frame;
 use crate::num::{index_of, u64_of, usize_of};
 use crate::report::{Code, Fault};
 
-/// Where bulk data and resources come from while a state is restored.
+/// Where bulk data and resources, by their number, come from while a state is restored.
 pub(crate) trait Source {
     /// The bulk data.
     fn bulk(&self) -> &[u8];
@@ -31,12 +33,12 @@ pub(crate) trait Source {
     /// Bytes of a page.
     fn page_size(&self) -> u64;
     /// A block.
-    fn folio(&mut self, resource: &Resource) -> core::result::Result<Frame, Fault>;
+    fn folio(&mut self, resource: usize) -> core::result::Result<Frame, Fault>;
     /// The blocks of an area.
-    fn area(&mut self, resource: &Resource) -> core::result::Result<Vec<Frame>, Fault>;
+    fn area(&mut self, resource: usize) -> core::result::Result<Vec<Frame>, Fault>;
     /// A descriptor.
     #[cfg(feature = "std")]
-    fn file(&mut self, resource: &Resource) -> core::result::Result<std::os::fd::OwnedFd, Fault>;
+    fn file(&mut self, resource: usize) -> core::result::Result<std::os::fd::OwnedFd, Fault>;
 }
 
 /// An object that several have.
@@ -58,8 +60,8 @@ pub(crate) struct Memo {
     /// So many bytes of bulk data may still be taken: no two values have the same.
     bulk_left: u64,
     taken: Vec<bool>,
-    /// Of the states that were met in other versions: whether subsections are counted behind their fields.
-    counted: BTreeMap<u32, bool>,
+    /// The subsections of descriptions of which one was skipped: their names, and whether they are required.
+    parts: BTreeMap<u32, BTreeMap<u32, (String, bool)>>,
     /// Objects and resources of the value that is being restored, and what it linked to.
     objects: Vec<u32>,
     resources: Vec<usize>,
@@ -78,7 +80,7 @@ impl Memo {
             waiting: BTreeMap::new(),
             bulk_left: image.bulk_len(),
             taken: alloc::vec![false; image.resources().len()],
-            counted: BTreeMap::new(),
+            parts: BTreeMap::new(),
             objects: Vec::new(),
             resources: Vec::new(),
             links: Vec::new(),
@@ -169,6 +171,8 @@ pub struct Restorer<'a> {
 pub struct Subsection {
     id: u32,
     bytes: usize,
+    /// Where its id is.
+    at: u64,
 }
 
 impl<'a> Restorer<'a> {
@@ -176,7 +180,7 @@ impl<'a> Restorer<'a> {
         Restorer { rest: &[], end: 0, depth: 0, newest, image, memo, source }
     }
 
-    fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         u64_of(self.end.saturating_sub(self.rest.len()))
     }
 
@@ -186,6 +190,12 @@ impl<'a> Restorer<'a> {
         Fault::new(code).offset(self.offset())
     }
 
+    /// A fault in the value that ends here, of so many bytes.
+    #[cold]
+    pub(crate) fn fault_in(&self, code: Code, bytes: usize) -> Fault {
+        Fault::new(code).offset(self.offset().saturating_sub(u64_of(bytes)))
+    }
+
     /// Restores an object that nobody has yet, by this function.
     pub(crate) fn object<T>(
         &mut self,
@@ -193,25 +203,34 @@ impl<'a> Restorer<'a> {
         ty: &Type,
         restore: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
-        let object = self.image.objects().get(index_of(number)).ok_or_else(|| self.no_object(number))?;
+        self.object_at(number, ty, 0, restore)
+    }
+
+    /// As [`Restorer::object`], of which the number stands at that offset.
+    fn object_at<T>(
+        &mut self,
+        number: u32,
+        ty: &Type,
+        at: u64,
+        restore: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let object = self.image.objects().get(index_of(number)).ok_or_else(|| self.no_object(number.into(), at))?;
         if !object.ty.is(ty) {
-            let fault = self.fault(Code::StateShared).found(format_args!("object {number}, {}", object.ty));
+            let fault = Fault::new(Code::StateShared).offset(at).found(format_args!("object {number}, {}", object.ty));
             return Err(fault.expected(Kind::of(ty)).into());
         }
-        let outer = (self.rest, self.end);
+        let (outer, depth) = ((self.rest, self.end), self.depth);
         self.rest = self.image.meta().get(object.start..object.end).unwrap_or_default();
         self.end = object.end;
-        self.deeper()?;
-        let value = restore(self)?;
-        self.leave();
-        self.is_empty("object")?;
-        (self.rest, self.end) = outer;
-        Ok(value)
+        let value =
+            self.deeper().and_then(|()| restore(self)).and_then(|value| self.is_empty("object").map(|()| value));
+        ((self.rest, self.end), self.depth) = (outer, depth);
+        value
     }
 
     #[cold]
-    fn no_object(&self, number: u32) -> Error {
-        let fault = self.fault(Code::StateId).found(format_args!("object {number}"));
+    fn no_object(&self, number: u64, at: u64) -> Error {
+        let fault = Fault::new(Code::StateId).offset(at).found(format_args!("object {number}"));
         fault.expected(format_args!("one of {}", self.image.objects().len())).into()
     }
 
@@ -230,9 +249,9 @@ impl<'a> Restorer<'a> {
     ) -> Result<P> {
         let at = self.offset();
         let number = self.number()?;
-        let number = u32::try_from(number).map_err(|_| self.no_object(u32::MAX))?;
+        let number = u32::try_from(number).map_err(|_| self.no_object(number, at))?;
         match self.memo.slots.get_mut(index_of(number)) {
-            None => Err(self.no_object(number)),
+            None => Err(self.no_object(number.into(), at)),
             Some(Slot::Busy) => {
                 let fault = Fault::new(Code::StateCycle).offset(at).found(format_args!("object {number} in itself"));
                 Err(fault.expected("a weak link back").into())
@@ -241,7 +260,7 @@ impl<'a> Restorer<'a> {
             Some(slot) => {
                 *slot = Slot::Busy;
                 self.memo.objects.push(number);
-                let object = self.object(number, ty, restore)?;
+                let object = self.object_at(number, ty, at, restore)?;
                 self.memo.done(number, Box::new(object.clone()))?;
                 Ok(object)
             }
@@ -252,7 +271,7 @@ impl<'a> Restorer<'a> {
     pub(crate) fn link(&mut self, ty: &Type, set: impl Fn(&dyn Any) -> bool + 'static) -> Result<()> {
         let at = self.offset();
         let Some(number) = u32::from_le_bytes(self.array()?).checked_sub(1) else { return Ok(()) };
-        let object = self.image.objects().get(index_of(number)).ok_or_else(|| self.no_object(number))?;
+        let object = self.image.objects().get(index_of(number)).ok_or_else(|| self.no_object(number.into(), at))?;
         if !object.ty.is(ty) {
             let fault = Fault::new(Code::StateShared).offset(at).found(format_args!("object {number}, {}", object.ty));
             return Err(fault.expected(Kind::of(ty)).into());
@@ -350,16 +369,18 @@ impl<'a> Restorer<'a> {
     #[inline]
     pub fn tag(&mut self) -> Result<u32> {
         let tag = self.number()?;
-        u32::try_from(tag).map_err(|_| self.fault(Code::StateTag).found(tag).expected("at most 32 bits").into())
+        let fault = || self.fault_in(Code::StateTag, number::len(tag)).item("tag").found(tag);
+        u32::try_from(tag).map_err(|_| fault().expected("at most 32 bits").into())
     }
 
     /// The error of a tag that no variant has.
     #[cold]
     #[must_use]
     pub fn unknown_tag(&self, tag: u32, shape: &'static Shape) -> Error {
-        let Body::Enum { variants } = shape.desc.body else { return self.fault(Code::StateTag).found(tag).into() };
+        let fault = self.fault_in(Code::StateTag, number::len(tag.into())).item("tag").found(tag);
+        let Body::Enum { variants } = shape.desc.body else { return fault.into() };
         let tags: Vec<_> = variants.iter().map(|variant| format!("{} ({})", variant.tag, variant.name)).collect();
-        self.fault(Code::StateTag).item("tag").found(tag).expected(tags.join(", ")).into()
+        fault.expected(tags.join(", ")).into()
     }
 
     /// How many subsections follow. They are counted where the state has any in the description that came with it,
@@ -368,7 +389,7 @@ impl<'a> Restorer<'a> {
     /// # Errors
     /// [`Code::StateLength`] for more than the bytes can be.
     pub fn subsections(&mut self, shape: &'static Shape) -> Result<u32> {
-        if !self.newest && !self.counted(shape)? {
+        if !self.newest && self.written_parts(shape)?.is_empty() {
             return Ok(0);
         }
         let count = self.length()?;
@@ -393,14 +414,17 @@ impl<'a> Restorer<'a> {
         Ok(())
     }
 
-    fn counted(&mut self, shape: &'static Shape) -> Result<bool> {
-        if let Some(counted) = self.memo.counted.get(&shape.id()) {
-            return Ok(*counted);
+    /// The subsections that the state has by what was written.
+    fn written_parts(&mut self, shape: &'static Shape) -> Result<&BTreeMap<u32, (String, bool)>> {
+        match self.memo.parts.entry(shape.id()) {
+            Entry::Occupied(place) => Ok(place.into_mut()),
+            // Once: it may be as long as the image.
+            Entry::Vacant(place) => {
+                let written = self.image.description(shape.id())?;
+                let parts = written.map(|(of, _)| of.subsections().to_vec()).unwrap_or_default();
+                Ok(place.insert(parts.into_iter().map(|part| (part.id, (part.name, part.required))).collect()))
+            }
         }
-        let written = self.image.description(shape.id())?;
-        let counted = written.is_some_and(|(of, _)| !of.subsections().is_empty());
-        self.memo.counted.insert(shape.id(), counted);
-        Ok(counted)
     }
 
     /// The next one.
@@ -408,10 +432,11 @@ impl<'a> Restorer<'a> {
     /// # Errors
     /// [`Code::Truncated`], [`Code::StateLength`].
     pub fn subsection(&mut self) -> Result<Subsection> {
+        let at = self.offset();
         let id = u32::from_le_bytes(self.array()?);
         let bytes = u64::from(u32::from_le_bytes(self.array()?));
-        let bytes = self.within(bytes)?;
-        Ok(Subsection { id, bytes })
+        let bytes = self.within(bytes, 4)?;
+        Ok(Subsection { id, bytes, at })
     }
 
     /// Restores it when it is this one.
@@ -423,13 +448,14 @@ impl<'a> Restorer<'a> {
             return Ok(false);
         }
         if place.is_some() {
-            return Err(self.fault(Code::StateId).item(name).found("a subsection that is there twice").into());
+            let fault = Fault::new(Code::StateId).item(name).offset(found.at);
+            return Err(fault.found("a subsection that is there twice").into());
         }
         let (own, behind) = self.rest.split_at_checked(found.bytes).unwrap_or_default();
         let end = self.end;
         (self.rest, self.end) = (own, end.saturating_sub(behind.len()));
         *place = Some(self.field(name)?);
-        self.is_empty(name)?;
+        self.is_empty("subsection").map_err(|error| error.field(name))?;
         (self.rest, self.end) = (behind, end);
         Ok(true)
     }
@@ -439,19 +465,18 @@ impl<'a> Restorer<'a> {
     /// # Errors
     /// [`Code::StateUnknown`] when it is required.
     pub fn skip(&mut self, found: Subsection, shape: &'static Shape) -> Result<()> {
-        let written = self.image.description(shape.id())?;
-        let part = written.as_ref().and_then(|(of, _)| of.subsections().iter().find(|part| part.id == found.id));
-        match part {
-            Some(part) if !part.required => {
+        match self.written_parts(shape)?.get(&found.id) {
+            Some((_, false)) => {
                 self.rest = self.rest.get(found.bytes..).unwrap_or_default();
                 Ok(())
             }
-            Some(part) => {
-                let fault = self.fault(Code::StateUnknown).item(part.name.clone());
+            Some((name, true)) => {
+                let fault = Fault::new(Code::StateUnknown).item(name.clone()).offset(found.at);
                 Err(fault.found(format_args!("a required subsection, id {}", found.id)).into())
             }
             None => {
-                let fault = self.fault(Code::StateId).found(format_args!("a subsection of id {}", found.id));
+                let fault = Fault::new(Code::StateId).offset(found.at);
+                let fault = fault.found(format_args!("a subsection of id {}", found.id));
                 Err(fault.expected("one that the description has").into())
             }
         }
@@ -475,7 +500,10 @@ impl<'a> Restorer<'a> {
     #[cold]
     fn broken(&self, broken: number::Broken) -> Error {
         match broken {
-            number::Broken::Short => self.cut(1),
+            number::Broken::Short => {
+                let fault = self.fault(Code::Truncated).found(format_args!("{} bytes", self.rest.len()));
+                fault.expected("a number").into()
+            }
             number::Broken::Long => {
                 self.fault(Code::StateNumber).found("a longer form").expected("the shortest form").into()
             }
@@ -525,14 +553,15 @@ impl<'a> Restorer<'a> {
     #[inline]
     pub fn length(&mut self) -> Result<usize> {
         let len = self.number()?;
-        self.within(len)
+        self.within(len, number::len(len))
     }
 
-    fn within(&self, len: u64) -> Result<usize> {
+    /// A length, that takes so many bytes itself.
+    fn within(&self, len: u64, own: usize) -> Result<usize> {
         if len <= u64_of(self.rest.len()) {
             return Ok(usize_of(len));
         }
-        let fault = self.fault(Code::StateLength).found(len);
+        let fault = self.fault_in(Code::StateLength, own).found(len);
         Err(fault.expected(format_args!("at most {}, the bytes that are left", self.rest.len())).into())
     }
 
@@ -579,7 +608,7 @@ impl<'a> Restorer<'a> {
     pub(crate) fn resource<T>(
         &mut self,
         kind: u32,
-        take: impl FnOnce(&mut dyn Source, &Resource) -> core::result::Result<T, Fault>,
+        take: impl FnOnce(&mut dyn Source, usize, &Resource) -> core::result::Result<T, Fault>,
     ) -> Result<T> {
         let at = self.offset();
         let number = self.number()?;
@@ -599,6 +628,6 @@ impl<'a> Restorer<'a> {
             _ => return Err(fault().expected("one that nobody took").into()),
         }
         self.memo.resources.push(index);
-        take(self.source, resource).map_err(|error| error.offset(at).into())
+        take(self.source, index, resource).map_err(|error| error.offset(at).into())
     }
 }

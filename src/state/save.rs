@@ -1,9 +1,10 @@
 //! Saving: values as bytes, behind what they are made of.
 
-use alloc::collections::BTreeMap;
-use alloc::collections::btree_map::Entry;
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::mem;
 
 use zerocopy::IntoBytes as _;
@@ -57,16 +58,33 @@ pub struct Saver<'a> {
     /// Links in them: segment, where, and to what.
     object_links: Vec<(usize, usize, usize)>,
     count: u32,
-    /// Objects that several have, by address: their number, or that they are being written.
-    shared: BTreeMap<usize, Option<u32>>,
+    /// Objects that several have, by address.
+    shared: BTreeMap<usize, Shared>,
     depth: u32,
+    /// The deepest that it was, in the object that is being written.
+    deepest: u32,
     versions: Option<&'a Versions>,
     roots: Vec<&'static Shape>,
     /// The subsections that were written.
     parts: BTreeMap<u32, ()>,
     instances: BTreeMap<(u32, u64), u32>,
+    /// The objects of these.
+    asked: BTreeSet<u32>,
     resources: Vec<Resource>,
     pub(super) sink: &'a mut dyn Sink,
+}
+
+/// An object that several have.
+enum Shared {
+    /// It is being written.
+    Busy,
+    /// It is held, so that no other object gets its address meanwhile.
+    Written {
+        number: u32,
+        /// How deep what is in it nests.
+        height: u32,
+        _holder: Box<dyn Any>,
+    },
 }
 
 impl<'a> Saver<'a> {
@@ -79,20 +97,22 @@ impl<'a> Saver<'a> {
             count: 0,
             shared: BTreeMap::new(),
             depth: 0,
+            deepest: 0,
             versions,
             roots: Vec::new(),
             parts: BTreeMap::new(),
             instances: BTreeMap::new(),
+            asked: BTreeSet::new(),
             resources: Vec::new(),
             sink,
         }
     }
 
-    /// Saves an object that can be asked for. `address` is that of its holder, where others may share it.
+    /// Saves an object that can be asked for. With the address of its holder, and the holder, where others may share it.
     pub(crate) fn instance<T: State>(
         &mut self,
         instance: u64,
-        address: Option<usize>,
+        held: Option<(usize, Box<dyn Any>)>,
         save: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
         let place = (T::SHAPE.id(), instance);
@@ -100,7 +120,11 @@ impl<'a> Saver<'a> {
             let fault = Fault::new(Code::StateId).item(format!("instance {instance}"));
             return Err(fault.found("a number that another object has").into());
         }
-        let number = self.object(&T::TYPE, address, save)?;
+        let number = self.object(&T::TYPE, held, save)?;
+        if !self.asked.insert(number) {
+            let fault = Fault::new(Code::StateId).found("an object that has another number already");
+            return Err(fault.expected("one number for each").into());
+        }
         self.roots.push(T::SHAPE);
         self.instances.insert(place, number);
         Ok(())
@@ -111,29 +135,51 @@ impl<'a> Saver<'a> {
         &mut self,
         ty: &Type,
         address: usize,
+        holder: impl Any,
         save: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
-        let number = self.object(ty, Some(address), save)?;
+        let number = match self.known(address)? {
+            Some(number) => number,
+            None => self.object(ty, Some((address, Box::new(holder))), save)?,
+        };
         self.number(number.into());
         Ok(())
     }
 
-    fn object(&mut self, ty: &Type, address: Option<usize>, save: impl FnOnce(&mut Self) -> Result<()>) -> Result<u32> {
-        if let Some(address) = address {
-            match self.shared.entry(address) {
-                Entry::Occupied(place) => {
-                    return place.get().ok_or_else(|| {
-                        let fault = Fault::new(Code::StateCycle).found("an object that owns itself");
-                        fault.expected("a weak link back").into()
-                    });
-                }
-                Entry::Vacant(place) => place.insert(None),
-            };
+    /// The object at that address, when it is written. It counts as deep as if it were written here: who restores may
+    /// come to it from here first.
+    fn known(&mut self, address: usize) -> Result<Option<u32>> {
+        let (number, height) = match self.shared.get(&address) {
+            None => return Ok(None),
+            Some(Shared::Written { number, height, .. }) => (*number, *height),
+            Some(Shared::Busy) => {
+                let fault = Fault::new(Code::StateCycle).found("an object that owns itself");
+                return Err(fault.expected("a weak link back").into());
+            }
+        };
+        self.reaches(self.depth.saturating_add(height))?;
+        Ok(Some(number))
+    }
+
+    fn object(
+        &mut self,
+        ty: &Type,
+        held: Option<(usize, Box<dyn Any>)>,
+        save: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<u32> {
+        if let Some((address, _)) = held {
+            if let Some(number) = self.known(address)? {
+                return Ok(number);
+            }
+            self.shared.insert(address, Shared::Busy);
         }
         let (outer, outer_links) = (mem::take(&mut self.out), mem::take(&mut self.links));
+        let (base, outer_deepest) = (self.depth, mem::replace(&mut self.deepest, self.depth));
         self.deeper()?;
         save(self)?;
         self.leave();
+        let height = self.deepest.saturating_sub(base);
+        self.deepest = self.deepest.max(outer_deepest);
         let content = mem::replace(&mut self.out, outer);
         let links = mem::replace(&mut self.links, outer_links);
         let mut head = ty.bytes();
@@ -143,8 +189,8 @@ impl<'a> Saver<'a> {
         self.object_links.extend(links.into_iter().map(|(at, to)| (segment, start.saturating_add(at), to)));
         let number = self.count;
         self.count = number.checked_add(1).ok_or_else(|| Error::new(Code::TooLarge))?;
-        if let Some(address) = address {
-            self.shared.insert(address, Some(number));
+        if let Some((address, holder)) = held {
+            self.shared.insert(address, Shared::Written { number, height, _holder: holder });
         }
         Ok(number)
     }
@@ -177,7 +223,13 @@ impl<'a> Saver<'a> {
 
     fn deeper(&mut self) -> Result<()> {
         self.depth = self.depth.saturating_add(1);
-        if self.depth > limits::DEPTH { Err(too_deep()) } else { Ok(()) }
+        self.reaches(self.depth)
+    }
+
+    #[inline]
+    fn reaches(&mut self, depth: u32) -> Result<()> {
+        self.deepest = self.deepest.max(depth);
+        if depth > limits::DEPTH { Err(too_deep()) } else { Ok(()) }
     }
 
     /// Begins a state; the version that it is to be written in.
@@ -340,10 +392,9 @@ impl<'a> Saver<'a> {
     /// The metadata of the image.
     pub(crate) fn finish(mut self) -> Result<Vec<u8>> {
         for (segment, place, address) in mem::take(&mut self.object_links) {
-            let number = self.shared.get(&address).copied().flatten();
-            let number = number.ok_or_else(|| {
-                Error::from(Fault::new(Code::StateLink).found("a link to an object that nobody saved"))
-            })?;
+            let Some(Shared::Written { number, .. }) = self.shared.get(&address) else {
+                return Err(Fault::new(Code::StateLink).found("a link to an object that nobody saved").into());
+            };
             let segment = self.objects.get_mut(segment);
             let bytes = segment.and_then(|segment| segment.get_mut(place..)).and_then(<[u8]>::first_chunk_mut);
             if let Some(bytes) = bytes {

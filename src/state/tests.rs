@@ -34,7 +34,7 @@ enum Mode {
 #[state(id = 3, version = 3, min_version = 1, name = "all",
     deprecated(name = "gone", ty = u16, until = 2, after = "b"),
     deprecated(name = "late", ty = String, since = 2, until = 3))]
-struct All {
+pub(super) struct All {
     a: bool,
     b: u8,
     c: (u16, i64, char),
@@ -61,7 +61,7 @@ struct All {
     s: std::time::Duration,
 }
 
-fn all() -> All {
+pub(super) fn all() -> All {
     All {
         a: true,
         b: 200,
@@ -83,6 +83,11 @@ fn all() -> All {
         r: i128::MIN,
         s: std::time::Duration::from_millis(1500),
     }
+}
+
+/// Another one.
+pub(super) fn other() -> All {
+    All { a: false, j: HashMap::new(), ..all() }
 }
 
 #[test]

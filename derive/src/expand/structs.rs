@@ -45,6 +45,7 @@ pub(super) fn expand(rest: &Fields, order: &[Place]) -> Parts {
         values.push(quote!(#member: #default()));
     }
     if subsections.is_empty() {
+        // Another release may have some, in the same version.
         restore.extend(quote_spanned!(here=> __kho_in.no_subsections(&__KHO_SHAPE)?;));
     } else {
         save.extend(save_subsections(subsections));

@@ -71,8 +71,8 @@ impl<T: Value> Value for VecDeque<T> {
 }
 
 #[cold]
-fn twice(input: &Restorer<'_>, index: usize) -> Error {
-    Error::from(input.fault(Code::StateKey).found("a key that was there before")).index(index)
+fn twice(input: &Restorer<'_>) -> Error {
+    input.fault(Code::StateKey).found("a key twice, in what ends here").into()
 }
 
 /// Reads pairs or values, and says of each whether its key ascends.
@@ -135,7 +135,7 @@ impl<K: Value + Ord, V: Value> Value for BTreeMap<K, V> {
         let count = pairs.len();
         // Of sorted pairs it is built at once.
         let map: Self = pairs.into_iter().collect();
-        if sorted || map.len() == count { Ok(map) } else { Err(twice(input, map.len())) }
+        if sorted || map.len() == count { Ok(map) } else { Err(twice(input)) }
     }
 }
 
@@ -150,7 +150,7 @@ impl<T: Value + Ord> Value for BTreeSet<T> {
         let (values, sorted) = entries(input, T::restore, |last, one| last < one)?;
         let count = values.len();
         let set: Self = values.into_iter().collect();
-        if sorted || set.len() == count { Ok(set) } else { Err(twice(input, set.len())) }
+        if sorted || set.len() == count { Ok(set) } else { Err(twice(input)) }
     }
 }
 
@@ -174,7 +174,7 @@ mod hashed {
             for index in 0..count {
                 let (key, value) = pair(input).map_err(|error| error.index(index))?;
                 if map.insert(key, value).is_some() {
-                    return Err(twice(input, index));
+                    return Err(twice(input).index(index));
                 }
             }
             Ok(map)
@@ -193,7 +193,7 @@ mod hashed {
             let mut set = HashSet::with_capacity_and_hasher(room::<T>(count), S::default());
             for index in 0..count {
                 if !set.insert(T::restore(input).map_err(|error| error.index(index))?) {
-                    return Err(twice(input, index));
+                    return Err(twice(input).index(index));
                 }
             }
             Ok(set)

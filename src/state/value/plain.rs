@@ -9,7 +9,7 @@ use core::ops::{Deref, Range};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::abi::state::kind;
-use crate::report::Code;
+use crate::report::{Code, Fault};
 use crate::state::error::Result;
 use crate::state::resource::Held;
 use crate::state::restore::Restorer;
@@ -142,6 +142,7 @@ impl<T: Bulk, const N: usize> PlainField for [T; N] {
     }
 
     fn restore(input: &mut Restorer<'_>) -> Result<Self> {
+        let at = input.offset();
         let (_, range) = input.bulk_in_place(size_of::<T>())?;
         let bytes = input.lent(range);
         let found = bytes.len().checked_div(size_of::<T>()).unwrap_or(0);
@@ -152,7 +153,8 @@ impl<T: Bulk, const N: usize> PlainField for [T; N] {
             }
             return Ok(array);
         }
-        Err(input.fault(Code::StateLength).found(format_args!("{found} elements")).expected(N).into())
+        let fault = Fault::new(Code::StateLength).offset(at).found(format_args!("{found} elements"));
+        Err(fault.expected(N).into())
     }
 }
 

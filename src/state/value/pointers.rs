@@ -50,7 +50,7 @@ macro_rules! shared {
             const TYPE: Type = Type::Shared(&T::TYPE);
 
             fn save(&self, out: &mut Saver<'_>) -> Result<()> {
-                out.shared(&T::TYPE, $pointer::as_ptr(self).addr(), |out| (**self).save(out))
+                out.shared(&T::TYPE, $pointer::as_ptr(self).addr(), self.clone(), |out| (**self).save(out))
             }
 
             fn restore(input: &mut Restorer<'_>) -> Result<Self> {

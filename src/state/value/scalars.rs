@@ -8,7 +8,7 @@ use super::Value;
 use crate::abi::state::kind;
 use crate::report::Code;
 use crate::state::error::Result;
-use crate::state::number::{unzigzag, zigzag};
+use crate::state::number::{len, unzigzag, zigzag};
 use crate::state::restore::Restorer;
 use crate::state::save::Saver;
 use crate::state::shape::Type;
@@ -96,8 +96,9 @@ macro_rules! numbers {
 
             #[inline]
             fn restore(input: &mut Restorer<'_>) -> Result<Self> {
-                let number: $wide = $from(input.number()?);
-                Self::try_from(number).map_err(|_| out_of_range(input, number, stringify!($ty)))
+                let form = input.number()?;
+                let number: $wide = $from(form);
+                Self::try_from(number).map_err(|_| out_of_range(input, form, number, stringify!($ty)))
             }
 
             restore_array!();
@@ -117,8 +118,8 @@ numbers! {
 }
 
 #[cold]
-fn out_of_range(input: &Restorer<'_>, number: impl core::fmt::Display, ty: &str) -> crate::state::Error {
-    input.fault(Code::StateNumber).found(number).expected(ty).into()
+fn out_of_range(input: &Restorer<'_>, form: u64, number: impl core::fmt::Display, ty: &str) -> crate::state::Error {
+    input.fault_in(Code::StateNumber, len(form)).found(number).expected(ty).into()
 }
 
 impl Value for bool {
@@ -135,7 +136,7 @@ impl Value for bool {
         match u8::restore(input)? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(input.fault(Code::StateTag).found(other).expected("0 or 1").into()),
+            other => Err(input.fault_in(Code::StateTag, 1).found(other).expected("0 or 1").into()),
         }
     }
 }
@@ -151,7 +152,11 @@ impl Value for char {
     fn restore(input: &mut Restorer<'_>) -> Result<Self> {
         let number = u32::restore(input)?;
         char::from_u32(number).ok_or_else(|| {
-            input.fault(Code::StateTag).found(format_args!("{number:#x}")).expected("a character").into()
+            input
+                .fault_in(Code::StateTag, len(number.into()))
+                .found(format_args!("{number:#x}"))
+                .expected("a character")
+                .into()
         })
     }
 }
@@ -173,8 +178,8 @@ impl Value for String {
         match core::str::from_utf8(bytes) {
             Ok(text) => Ok(text.into()),
             Err(error) => Err(input
-                .fault(Code::Text)
-                .found(format_args!("{len} bytes before here, of which that at {} is none", error.valid_up_to()))
+                .fault_in(Code::Text, len)
+                .found(format_args!("{len} bytes, of which that at {} is none", error.valid_up_to()))
                 .expected("UTF-8")
                 .into()),
         }
@@ -193,6 +198,10 @@ impl Value for Duration {
         if nanos < 1_000_000_000 {
             return Ok(Duration::new(seconds, nanos));
         }
-        Err(input.fault(Code::StateNumber).found(format_args!("{nanos} ns")).expected("less than a second").into())
+        Err(input
+            .fault_in(Code::StateNumber, len(nanos.into()))
+            .found(format_args!("{nanos} ns"))
+            .expected("less than a second")
+            .into())
     }
 }

@@ -12,12 +12,13 @@ use alloc::vec::Vec;
 use crate::abi::state::{BULK_ALIGN, kind};
 use crate::num::{index_of, u64_of, usize_of};
 use crate::report::{Code, Fault};
-use crate::state::description::{Description, DescriptionBody, FieldDescription};
+use crate::state::description::{DescriptionBody, FieldDescription};
 use crate::state::fit::Written;
 use crate::state::image::Image;
 use crate::state::keys::Keys;
 use crate::state::kind::{Kind, scalar};
 use crate::state::limits;
+use crate::state::live::{self, Live, Lives};
 use crate::state::number;
 use crate::state::shown::{SHOWN, Shown, ShownObject, ShownState};
 
@@ -42,17 +43,21 @@ pub(crate) fn objects(
     report: &mut dyn FnMut(Fault),
 ) -> (Vec<ShownObject>, bool) {
     let room = image.meta().len().saturating_mul(ROOM).saturating_add(1 << 16).min(MOST);
+    let lives = live::all(written);
     let mut walk = Walk {
         image,
         written,
+        lives: &lives,
         keep,
         room,
         is_whole: true,
         rest: &[],
         end: 0,
         depth: 0,
+        deepest: 0,
+        heights: Vec::new(),
         object: 0,
-        bulk_left: image.bulk_len(),
+        bulk: BTreeMap::new(),
         taken: alloc::vec![false; image.resources().len()],
     };
     let names: BTreeMap<u32, String> = image
@@ -66,16 +71,18 @@ pub(crate) fn objects(
         walk.object = u32::try_from(number).unwrap_or(u32::MAX);
         walk.rest = image.meta().get(object.start..object.end).unwrap_or_default();
         walk.end = object.end;
-        walk.depth = 1;
+        (walk.depth, walk.deepest) = (1, 1);
+        walk.keep = keep && walk.has_room(0);
         let value = walk.value(&object.ty).and_then(|value| walk.ends("object").map(|()| value));
+        walk.heights.push(walk.deepest);
         match value {
-            Ok(value) if keep && walk.has_room(0) => shown.push(ShownObject { ty: walk.name(&object.ty), value }),
+            Ok(value) if walk.keep => shown.push(ShownObject { ty: walk.name(&object.ty), value }),
             Ok(_) => {}
             Err(fault) => {
                 broken = true;
                 let name = names.get(&walk.object).cloned();
                 report(fault.within(&name.unwrap_or_else(|| format!("objects[{number}]"))));
-                if keep && walk.has_room(0) {
+                if walk.keep {
                     shown.push(ShownObject { ty: walk.name(&object.ty), value: Shown::None });
                 }
             }
@@ -103,6 +110,7 @@ pub(crate) fn named(name: &str, number: u64) -> String {
 struct Walk<'a> {
     image: &'a Image<'a>,
     written: &'a Written,
+    lives: &'a Lives<'a>,
     keep: bool,
     /// So many bytes of values may still be kept.
     room: usize,
@@ -111,9 +119,14 @@ struct Walk<'a> {
     rest: &'a [u8],
     end: usize,
     depth: u32,
+    /// The deepest that it was, in this object.
+    deepest: u32,
+    /// The same of each object before it.
+    heights: Vec<u32>,
     /// The number of the object that is being read.
     object: u32,
-    bulk_left: u64,
+    /// The bulk data that values have: where they begin and where they end.
+    bulk: BTreeMap<u64, u64>,
     taken: Vec<bool>,
 }
 
@@ -133,31 +146,23 @@ impl<'a> Walk<'a> {
         ty.named(&|id| self.written.get(&id).map(|(of, _)| of.name.as_str())).to_string()
     }
 
+    /// Reads a part of a value; none when it is not to be shown. What is around it has its room already, so that what is
+    /// left out are the last parts, and not the whole.
+    fn part<T>(&mut self, place: usize, name: &str, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<Option<T>> {
+        let outer = self.keep;
+        self.keep = outer && place < SHOWN && self.has_room(name.len());
+        let shows = self.keep;
+        let value = read(self);
+        self.keep = outer;
+        value.map(|value| shows.then_some(value))
+    }
+
     /// Whether there is room for another value with that much text.
     fn has_room(&mut self, text: usize) -> bool {
-        let needed = size_of::<(String, Shown)>().saturating_add(text);
-        match self.room.checked_sub(needed) {
-            Some(left) if self.keep => self.room = left,
-            _ => {
-                self.is_whole = !self.keep;
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Keeps an element.
-    fn push<T>(&mut self, shown: &mut Vec<T>, value: T) {
-        if self.keep && shown.len() < SHOWN && self.has_room(0) {
-            shown.push(value);
-        }
-    }
-
-    /// Keeps a field.
-    fn push_field(&mut self, shown: &mut ShownState, name: &str, value: Shown) {
-        if self.keep && self.has_room(name.len()) {
-            shown.fields.push((name.to_string(), value));
-        }
+        let left = self.room.checked_sub(size_of::<(String, Shown)>().saturating_add(text));
+        self.is_whole = self.is_whole && left.is_some();
+        self.room = left.unwrap_or(0);
+        left.is_some()
     }
 
     fn ends(&self, what: &'static str) -> Result<()> {
@@ -236,27 +241,30 @@ impl<'a> Walk<'a> {
             Kind::Tuple(types) => {
                 let mut shown = Vec::new();
                 for (index, of) in types.iter().enumerate() {
-                    let value = self.value(of).map_err(|fault| fault.within(&index.to_string()))?;
-                    self.push(&mut shown, value);
+                    let value = self.part(index, "", |walk| walk.value(of));
+                    shown.extend(value.map_err(|fault| fault.within(&index.to_string()))?);
                 }
                 Ok(Shown::List(shown, u64_of(types.len())))
             }
             Kind::State(id) => self.state(*id),
             Kind::Shared(of) => {
                 let fault = self.fault(Code::StateCycle);
+                let at = self.offset();
                 let number = self.number()?;
-                let number = u32::try_from(number).unwrap_or(u32::MAX);
-                self.object_is(number, of)?;
+                let number = self.object_is(number, of, at)?;
                 if number >= self.object {
                     let fault = fault.found(format_args!("object {number} as a part of object {}", self.object));
                     return Err(fault.expected("one that stands before it: only weak links go back"));
                 }
+                let height = self.heights.get(index_of(number)).copied().unwrap_or(0);
+                self.reaches(self.depth.saturating_add(height))?;
                 Ok(Shown::Object(number))
             }
             Kind::Link(of) => {
+                let at = self.offset();
                 let number = u32::from_le_bytes(self.array()?).checked_sub(1);
                 if let Some(number) = number {
-                    self.object_is(number, of)?;
+                    self.object_is(number.into(), of, at)?;
                 }
                 Ok(Shown::Link(number))
             }
@@ -275,16 +283,19 @@ impl<'a> Walk<'a> {
         Err(fault.expected(format_args!("{count} elements")))
     }
 
-    fn object_is(&self, number: u32, ty: &Kind) -> Result<()> {
-        match self.image.objects().get(index_of(number)) {
+    /// The number of an object, when it is one of that type.
+    fn object_is(&self, number: u64, ty: &Kind, at: u64) -> Result<u32> {
+        let fault = |code| Fault::new(code).offset(at);
+        let objects = self.image.objects();
+        let index = u32::try_from(number).ok();
+        match index.and_then(|index| Some((index, objects.get(index_of(index))?))) {
             None => {
-                let fault = self.fault(Code::StateId).found(format_args!("object {number}"));
-                Err(fault.expected(format_args!("one of {}", self.image.objects().len())))
+                let fault = fault(Code::StateId).found(format_args!("object {number}"));
+                Err(fault.expected(format_args!("one of {}", objects.len())))
             }
-            Some(object) if object.ty == *ty => Ok(()),
-            Some(object) => {
-                let fault =
-                    self.fault(Code::StateShared).found(format_args!("object {number}, {}", self.name(&object.ty)));
+            Some((index, object)) if object.ty == *ty => Ok(index),
+            Some((_, object)) => {
+                let fault = fault(Code::StateShared).found(format_args!("object {number}, {}", self.name(&object.ty)));
                 Err(fault.expected(self.name(ty)))
             }
         }
@@ -298,8 +309,8 @@ impl<'a> Walk<'a> {
         }
         let mut shown = Vec::new();
         for index in 0..count {
-            let value = self.value(of).map_err(|fault| fault.within(&format!("[{index}]")))?;
-            self.push(&mut shown, value);
+            let value = self.part(index, "", |walk| walk.value(of));
+            shown.extend(value.map_err(|fault| fault.within(&format!("[{index}]")))?);
         }
         Ok(Shown::List(shown, u64_of(count)))
     }
@@ -316,11 +327,12 @@ impl<'a> Walk<'a> {
         let count = self.len()?;
         let (mut keys, mut shown) = (Keys::default(), Vec::new());
         for index in 0..count {
-            let within = |fault: Fault| fault.within(&format!("[{index}]"));
-            let (bytes, key) = self.key(key).map_err(|fault| within(fault.within("key")))?;
-            keys.add(bytes);
-            let value = self.value(of).map_err(within)?;
-            self.push(&mut shown, (key, value));
+            let pair = self.part(index, "", |walk| {
+                let (bytes, key) = walk.key(key).map_err(|fault| fault.within("key"))?;
+                keys.add(bytes);
+                Ok((key, walk.value(of)?))
+            });
+            shown.extend(pair.map_err(|fault| fault.within(&format!("[{index}]")))?);
         }
         keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a key twice, in what ends here"))?;
         Ok(Shown::Map(shown, u64_of(count)))
@@ -330,11 +342,14 @@ impl<'a> Walk<'a> {
         let count = self.len()?;
         let (mut keys, mut shown) = (Keys::default(), Vec::new());
         for index in 0..count {
-            let (bytes, value) = self.key(of).map_err(|fault| fault.within(&format!("[{index}]")))?;
-            keys.add(bytes);
-            self.push(&mut shown, value);
+            let value = self.part(index, "", |walk| {
+                let (bytes, value) = walk.key(of)?;
+                keys.add(bytes);
+                Ok(value)
+            });
+            shown.extend(value.map_err(|fault| fault.within(&format!("[{index}]")))?);
         }
-        keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a value twice, in what ends here"))?;
+        keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a key twice, in what ends here"))?;
         Ok(Shown::Set(shown, u64_of(count)))
     }
 
@@ -357,8 +372,12 @@ impl<'a> Walk<'a> {
         if !len.is_multiple_of(unit) {
             return Err(fault().expected(format_args!("a multiple of {unit}")));
         }
-        let left = self.bulk_left.checked_sub(len);
-        self.bulk_left = left.ok_or_else(|| fault().expected("bytes that no other value has"))?;
+        let end = offset.saturating_add(len);
+        // Those before it end before it, when the last of them does.
+        if self.bulk.range(..end).next_back().is_some_and(|(_, before)| *before > offset) {
+            return Err(fault().expected("bytes that no other value has"));
+        }
+        self.bulk.insert(offset, end);
         Ok(Shown::Bulk { bytes: len, offset, first: Vec::new() })
     }
 
@@ -391,34 +410,30 @@ impl<'a> Walk<'a> {
     }
 
     fn state(&mut self, id: u32) -> Result<Shown> {
-        let written = self.written;
-        let (of, version) = written
-            .get(&id)
-            .ok_or_else(|| self.fault(Code::StateId).found(format_args!("no description of id {id}")))?;
+        let lives = self.lives;
+        let live =
+            lives.get(&id).ok_or_else(|| self.fault(Code::StateId).found(format_args!("no description of id {id}")))?;
         self.depth = self.depth.saturating_add(1);
-        if self.depth > limits::DEPTH {
-            let fault = self.fault(Code::StateDepth);
-            return Err(fault.expected(format_args!("at most {} states in each other", limits::DEPTH)));
-        }
-        let mut shown = ShownState { id, name: String::new(), version: *version, variant: None, fields: Vec::new() };
+        self.reaches(self.depth)?;
+        let version = live.version;
+        let mut shown = ShownState { id, name: String::new(), version, variant: None, fields: Vec::new() };
         if self.keep {
-            shown.name.clone_from(&of.name);
+            shown.name.clone_from(&live.of.name);
         }
-        match &of.body {
-            DescriptionBody::Struct { fields, subsections } => {
-                self.fields(fields, *version, &mut shown)?;
-                if !subsections.is_empty() {
-                    self.subsections(of, &mut shown)?;
+        match &live.of.body {
+            DescriptionBody::Struct { .. } => {
+                self.fields(&live.fields, &mut shown)?;
+                if !live.parts.is_empty() {
+                    self.subsections(live, &mut shown)?;
                 }
             }
-            DescriptionBody::Enum { variants } => {
+            DescriptionBody::Enum { .. } => {
                 let fault = self.fault(Code::StateTag);
                 let tag = self.number()?;
-                let variant = variants.iter().find(|one| u64::from(one.tag) == tag && one.since <= *version);
-                let variant = variant.ok_or_else(|| {
+                let (variant, fields) = live.variants.get(&tag).ok_or_else(|| {
                     // One fault is told of each object, whatever there is of variants.
-                    let mut known = variants.iter().filter(|one| one.since <= *version);
-                    let some = known.by_ref().take(VARIANTS).map(|one| format!("{} ({})", one.tag, one.name));
+                    let mut known = live.variants.values();
+                    let some = known.by_ref().take(VARIANTS).map(|(one, _)| format!("{} ({})", one.tag, one.name));
                     let mut some: Vec<_> = some.collect();
                     some.extend(known.next().map(|_| "others".to_string()));
                     fault.item("tag").found(tag).expected(some.join(", "))
@@ -426,52 +441,65 @@ impl<'a> Walk<'a> {
                 if self.keep {
                     shown.variant = Some(variant.name.clone());
                 }
-                self.fields(&variant.fields, *version, &mut shown).map_err(|fault| fault.within(&variant.name))?;
+                self.fields(fields, &mut shown).map_err(|fault| fault.within(&variant.name))?;
             }
         }
         self.depth = self.depth.saturating_sub(1);
         Ok(if self.keep { Shown::State(Box::new(shown)) } else { Shown::None })
     }
 
-    fn fields(&mut self, fields: &[FieldDescription], version: u32, shown: &mut ShownState) -> Result<()> {
-        for field in fields.iter().filter(|field| field.is_in(version)) {
-            let value = if !field.when || self.flag().map_err(|fault| fault.within(&field.name))? {
-                self.value(&field.ty).map_err(|fault| fault.within(&field.name))?
-            } else {
-                Shown::None
-            };
-            self.push_field(shown, &field.name, value);
+    /// Whoever restores may come to a shared object from here first, and then as deep as this.
+    fn reaches(&mut self, depth: u32) -> Result<()> {
+        self.deepest = self.deepest.max(depth);
+        if depth <= limits::DEPTH {
+            return Ok(());
+        }
+        let fault = self.fault(Code::StateDepth);
+        Err(fault.expected(format_args!("at most {} states in each other", limits::DEPTH)))
+    }
+
+    fn fields(&mut self, fields: &[&FieldDescription], shown: &mut ShownState) -> Result<()> {
+        for field in fields {
+            let value = self.part(0, &field.name, |walk| {
+                let there = !field.when || walk.flag()?;
+                if there { walk.value(&field.ty) } else { Ok(Shown::None) }
+            });
+            let value = value.map_err(|fault| fault.within(&field.name))?;
+            shown.fields.extend(value.map(|value| (field.name.clone(), value)));
         }
         Ok(())
     }
 
-    fn subsections(&mut self, of: &Description, shown: &mut ShownState) -> Result<()> {
+    fn subsections(&mut self, live: &Live<'_>, shown: &mut ShownState) -> Result<()> {
         let count = self.len()?;
         let mut seen = alloc::collections::BTreeSet::new();
         for _ in 0..count {
             let fault = self.fault(Code::StateId);
             let id = u32::from_le_bytes(self.array()?);
-            let part = of.subsections().iter().find(|part| part.id == id);
-            let part = part.ok_or_else(|| {
+            let part = live.parts.get(&id).ok_or_else(|| {
                 let fault = fault.clone().found(format_args!("a subsection of id {id}"));
                 fault.expected("one that the description has")
             })?;
             if !seen.insert(id) {
                 return Err(fault.item(part.name.clone()).found("a subsection that is there twice"));
             }
+            let at = self.offset();
             let len = u64::from(u32::from_le_bytes(self.array()?));
             let left = u64_of(self.rest.len());
             if len > left {
-                let fault = self.fault(Code::StateLength).item(part.name.clone()).found(len);
+                let fault = Fault::new(Code::StateLength).offset(at).item(part.name.clone()).found(len);
                 return Err(fault.expected(format_args!("at most {left}, the bytes that are left")));
             }
             let (own, behind) = self.rest.split_at_checked(usize_of(len)).unwrap_or_default();
             let end = self.end;
             (self.rest, self.end) = (own, end.saturating_sub(behind.len()));
-            let value = self.state(id).and_then(|value| self.ends("subsection").map(|()| value));
+            let value = self.part(0, &part.name, |walk| {
+                let value = walk.state(id)?;
+                walk.ends("subsection").map(|()| value)
+            });
             let value = value.map_err(|fault| fault.within(&part.name))?;
             (self.rest, self.end) = (behind, end);
-            self.push_field(shown, &part.name, value);
+            shown.fields.extend(value.map(|value| (part.name.clone(), value)));
         }
         Ok(())
     }
