@@ -8,3 +8,11 @@ fn composites_and_manifests_that_break_their_rules_do_not_compile() {
     cases.compile_fail("tests/compile_fail/compat_name_*.rs");
     cases.compile_fail("tests/compile_fail/manifest_*.rs");
 }
+
+#[cfg(feature = "derive")]
+#[test]
+fn states_that_break_their_rules_do_not_compile() {
+    let cases = trybuild::TestCases::new();
+    cases.pass("tests/compile_fail/state_good.rs");
+    cases.compile_fail("tests/compile_fail/state_[!g]*.rs");
+}

@@ -19,7 +19,7 @@ use kho::radix::Tree;
 use kho::report::Fault;
 use kho::selftest::{Payload, Rule};
 use kho::vmalloc::Area;
-use kho_fuzz::{ARRAY, BYTES, TABLE, empty, written};
+use kho_fuzz::{ARRAY, BYTES, Bus, TABLE, empty, written};
 use zerocopy::little_endian::U64;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
@@ -227,6 +227,11 @@ fn main() -> Any<()> {
     {
         seed("compat", &number.to_string(), text.as_bytes())?;
     }
+    for version in [1, 2] {
+        let versions = kho::state::Versions::of::<Bus>(version)?;
+        seed("state", &format!("v{version}"), &kho::state::Saved::of(&Bus::full(), Some(&versions), false)?.meta)?;
+    }
+    seed("state", "empty", &kho::state::Saved::of(&Bus::default(), None, false)?.meta)?;
     seed("manifest", "note", MANIFEST.note())?;
     seed("manifest", "versions", MANIFEST.versions())?;
     // A program of which a fuzzer can change a part that matters: its headers, and what they name.

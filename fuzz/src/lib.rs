@@ -1,8 +1,12 @@
 //! What the fuzz targets share: memory from a few bytes, and the shapes of the nodes that they know.
 
+mod state;
+
 use kho::compat::{Compat, CompatList};
 use kho::mem::{Geometry, Memory as _, PageRange, Pfn, PhysAddr, Ram};
 use kho::payload::{ARRAY_USE, RECORDS_USE};
+
+pub use state::{Bus, Raw, repaired};
 
 /// The first page of all memory here.
 pub const FIRST: u64 = 0x10;
