@@ -15,8 +15,9 @@ use core::fmt;
 use super::description::Description;
 use super::error::{Error, Result};
 use super::image::Image;
+use super::memo::Memo;
 use super::resource::Held;
-use super::restore::{Memo, Restorer, Source};
+use super::restore::{Restorer, Source};
 use super::save::Saver;
 #[cfg(feature = "write")]
 use super::save::Sink;

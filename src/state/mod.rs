@@ -99,6 +99,7 @@ pub mod limits;
 mod live;
 #[cfg(feature = "std")]
 pub mod lock;
+mod memo;
 mod node;
 mod number;
 #[cfg(feature = "write")]

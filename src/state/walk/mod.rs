@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use crate::abi::state::{BULK_ALIGN, kind};
+use crate::abi::state::kind;
 use crate::num::{index_of, u64_of, usize_of};
 use crate::report::{Code, Fault};
 use crate::state::description::{DescriptionBody, FieldDescription};
@@ -351,62 +351,6 @@ impl<'a> Walk<'a> {
         }
         keys.are_unique().map_err(|()| self.fault(Code::StateKey).found("a key twice, in what ends here"))?;
         Ok(Shown::Set(shown, u64_of(count)))
-    }
-
-    fn bulk(&mut self, unit: u64) -> Result<Shown> {
-        let at = self.offset();
-        let len = self.number()?;
-        if len == 0 {
-            return Ok(Shown::Bulk { bytes: 0, offset: 0, first: Vec::new() });
-        }
-        let offset = self.number()?;
-        let fault = || {
-            let fault = Fault::new(Code::StateLength).offset(at);
-            fault.found(format_args!("{len} bytes at {offset:#x} of the bulk data"))
-        };
-        let size = self.image.bulk_len();
-        let inside = offset.checked_add(len).is_some_and(|end| end <= size) && offset.is_multiple_of(BULK_ALIGN);
-        if !inside {
-            return Err(fault().expected(format_args!("at most {size}, at multiples of {BULK_ALIGN}")));
-        }
-        if !len.is_multiple_of(unit) {
-            return Err(fault().expected(format_args!("a multiple of {unit}")));
-        }
-        let end = offset.saturating_add(len);
-        // Those before it end before it, when the last of them does.
-        if self.bulk.range(..end).next_back().is_some_and(|(_, before)| *before > offset) {
-            return Err(fault().expected("bytes that no other value has"));
-        }
-        self.bulk.insert(offset, end);
-        Ok(Shown::Bulk { bytes: len, offset, first: Vec::new() })
-    }
-
-    fn resource(&mut self, of: u8) -> Result<Shown> {
-        use crate::abi::state::{AREA, DESCRIPTOR, FOLIO, MEMFD};
-        let at = self.offset();
-        let number = self.number()?;
-        let fault = || Fault::new(Code::StateResource).offset(at).found(format_args!("resource {number}"));
-        let index = usize::try_from(number).unwrap_or(usize::MAX);
-        let resource = self
-            .image
-            .resources()
-            .get(index)
-            .ok_or_else(|| fault().expected(format_args!("one of {}", self.image.resources().len())))?;
-        let wanted = match of {
-            kind::FOLIO => FOLIO,
-            kind::AREA => AREA,
-            kind::MEMFD => MEMFD,
-            _ => DESCRIPTOR,
-        };
-        if resource.kind != wanted {
-            let fault = fault().found(format_args!("resource {number} of kind {}", resource.kind));
-            return Err(fault.expected(format_args!("kind {wanted}")));
-        }
-        match self.taken.get_mut(index) {
-            Some(taken) if !*taken => *taken = true,
-            _ => return Err(fault().expected("one that no other value has")),
-        }
-        Ok(Shown::Resource(*resource))
     }
 
     fn state(&mut self, id: u32) -> Result<Shown> {

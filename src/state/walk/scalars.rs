@@ -3,8 +3,8 @@
 use alloc::string::ToString as _;
 
 use super::{Result, Walk};
-use crate::abi::state::kind;
-use crate::report::Code;
+use crate::abi::state::{AREA, BULK_ALIGN, DESCRIPTOR, FOLIO, MEMFD, kind};
+use crate::report::{Code, Fault};
 use crate::state::number::unzigzag;
 use crate::state::shown::{Float, Shown};
 
@@ -51,6 +51,61 @@ impl Walk<'_> {
             kind::FOLIO | kind::AREA | kind::MEMFD | kind::DESCRIPTOR => self.resource(of)?,
             other => return Err(self.fault(Code::StateSchema).found(other).expected("a type that this reader knows")),
         })
+    }
+
+    pub(super) fn bulk(&mut self, unit: u64) -> Result<Shown> {
+        let at = self.offset();
+        let len = self.number()?;
+        if len == 0 {
+            return Ok(Shown::Bulk { bytes: 0, offset: 0, first: Vec::new() });
+        }
+        let offset = self.number()?;
+        let fault = || {
+            let fault = Fault::new(Code::StateLength).offset(at);
+            fault.found(format_args!("{len} bytes at {offset:#x} of the bulk data"))
+        };
+        let size = self.image.bulk_len();
+        let inside = offset.checked_add(len).is_some_and(|end| end <= size) && offset.is_multiple_of(BULK_ALIGN);
+        if !inside {
+            return Err(fault().expected(format_args!("at most {size}, at multiples of {BULK_ALIGN}")));
+        }
+        if !len.is_multiple_of(unit) {
+            return Err(fault().expected(format_args!("a multiple of {unit}")));
+        }
+        let end = offset.saturating_add(len);
+        // Those before it end before it, when the last of them does.
+        if self.bulk.range(..end).next_back().is_some_and(|(_, before)| *before > offset) {
+            return Err(fault().expected("bytes that no other value has"));
+        }
+        self.bulk.insert(offset, end);
+        Ok(Shown::Bulk { bytes: len, offset, first: Vec::new() })
+    }
+
+    pub(super) fn resource(&mut self, of: u8) -> Result<Shown> {
+        let at = self.offset();
+        let number = self.number()?;
+        let fault = || Fault::new(Code::StateResource).offset(at).found(format_args!("resource {number}"));
+        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        let resource = self
+            .image
+            .resources()
+            .get(index)
+            .ok_or_else(|| fault().expected(format_args!("one of {}", self.image.resources().len())))?;
+        let wanted = match of {
+            kind::FOLIO => FOLIO,
+            kind::AREA => AREA,
+            kind::MEMFD => MEMFD,
+            _ => DESCRIPTOR,
+        };
+        if resource.kind != wanted {
+            let fault = fault().found(format_args!("resource {number} of kind {}", resource.kind));
+            return Err(fault.expected(format_args!("kind {wanted}")));
+        }
+        match self.taken.get_mut(index) {
+            Some(taken) if !*taken => *taken = true,
+            _ => return Err(fault().expected("one that no other value has")),
+        }
+        Ok(Shown::Resource(*resource))
     }
 
     fn at_most(&mut self, most: u64) -> Result<u64> {
