@@ -40,9 +40,11 @@ pub(crate) fn fits_one<T: State>(image: &Image<'_>) -> Result<bool> {
 /// Whether all that was written is known here, in the newest version and byte for byte.
 pub(crate) fn same(image: &Image<'_>, known: &Shapes) -> bool {
     image.versions().all(|(id, version)| {
-        known
-            .get(&id)
-            .is_some_and(|shape| image.shape(id) == Some((version, shape.bytes)) && version == shape.version())
+        let Some(shape) = known.get(&id) else { return false };
+        let is_same = image.shape(id) == Some((version, shape.bytes)) && version == shape.version();
+        let mut parts = Vec::new();
+        shape.parts(|_| false, &mut parts);
+        is_same && parts.iter().all(|part| image.shape(part.id()).is_some())
     })
 }
 
@@ -70,7 +72,11 @@ impl Fit {
             if !seen.insert(id) {
                 continue;
             }
-            let Some((wrote, version)) = written.get(&id) else { continue };
+            let Some((wrote, version)) = written.get(&id) else {
+                let fault = Fault::new(Code::StateId).item(path).found(format_args!("no description of id {id}"));
+                self.findings.push(fault.expected("a description of every state"));
+                continue;
+            };
             let Some((reads, newest)) = known.get(&id) else {
                 self.stranger(wrote, &path);
                 continue;

@@ -185,7 +185,7 @@ impl Shape {
     }
 
     /// The states that are parts of it, directly.
-    fn parts(&self, subsections: impl Fn(u32) -> bool, found: &mut Vec<&'static Shape>) {
+    pub(crate) fn parts(&self, subsections: impl Fn(u32) -> bool, found: &mut Vec<&'static Shape>) {
         match self.desc.body {
             Body::Struct { fields, subsections: parts } => {
                 fields.iter().for_each(|field| field.ty.parts(found));

@@ -274,3 +274,34 @@ fn a_handover_has_some_of_the_states_of_the_manifest_and_no_others() {
          expected no such state, as the manifest says"
     );
 }
+
+#[test]
+fn a_state_without_its_description_is_refused() {
+    // The row of `timer` is taken out of what saved a `mode`, which has timers: 8 bytes, and its description.
+    let mut bytes = state::save(&Holds { mode: Mode::Off }).unwrap();
+    let timer = Timer::SHAPE.bytes();
+    let place = bytes.windows(timer.len()).position(|window| window == timer).unwrap();
+    bytes.drain(place - number_len(timer.len())..place + timer.len());
+    bytes.drain(64..72);
+    let (uses, meta) = (bytes[40] - 1, bytes.len() as u64);
+    bytes[40] = uses;
+    bytes[16..24].copy_from_slice(&meta.to_le_bytes());
+    bytes[12..16].fill(0);
+    let crc = crc32fast::hash(&bytes);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    let error = state::restore::<Holds>(&bytes).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "state-id: holds.mode.periodic.timers[]: found no description of id 1, expected a description of every state"
+    );
+}
+
+#[derive(State)]
+#[state(id = 60, version = 1)]
+struct Holds {
+    mode: Mode,
+}
+
+fn number_len(number: usize) -> usize {
+    if number < 128 { 1 } else { 2 }
+}
