@@ -62,15 +62,18 @@
 //! # Resources
 //! A state can have more than bytes: blocks of pages ([`Frame`](crate::mem::Frame)), scattered blocks as one array
 //! ([`Scattered`]), descriptors ([`Memfd`], [`FileDescriptor`]). They are preserved with it, and unpreserved when saving
-//! fails. Descriptors travel in the node of files: a successor adds a [`FilesNode`](crate::files::FilesNode) too.
+//! fails. Descriptors travel in the node of files: a successor adds a [`FilesNode`](crate::files::FilesNode) too, and a
+//! manifest has a line for it. When no state has a descriptor the node is not written: how a program says that it may be
+//! missing, see [`Files`](crate::files::Files).
 //!
 //! # Objects that several have
 //! An `Rc` or `Arc` is saved once, and is one object again. Objects must not own each other in a circle; a weak link back
 //! is an [`RcLink`] or [`ArcLink`], which finds its object whichever of both comes first.
 //!
 //! # What never changes its meaning
-//! The id of a description, the names of its fields, the tags of variants: a `lock` holds a program to what
-//! it has published, and keeps bytes that each version saved, which today's code must restore.
+//! The id of a description, the names of its fields, the tags of variants: `kho::state_tests!` (see
+//! `kho::state::lock`) makes tests that hold a program to what it has published, and to the bytes that each version
+//! saved, which today's code must restore.
 //!
 //! # The format
 //! [`abi::state`](crate::abi::state) has the tables. An image says its version first; then which descriptions there are

@@ -47,6 +47,13 @@
 //! - Another `name` for a state of which all else is the same. Its id is what it is known by, and the name is for
 //!   people. Names of fields, variants and subsections are held: `rename` keeps them.
 //! - A new subsection, under any version: that is what they are for.
+//!
+//! A raised `min_version` of a state that others are made of must be theirs, too, as far as their older files have it:
+//! otherwise these are not restored any more, and nothing is blessed.
+//!
+//! # What is not held
+//! What is code and not layout: the value of a `default`, whether a field is `required`, the functions of
+//! `deprecated(..)`. The check behind `=>`, which is called for old versions too, can hold what they come to.
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString as _};
