@@ -123,6 +123,7 @@ mod locks {
 /// A holder without its types.
 trait Attached {
     fn shape(&self) -> &'static Shape;
+    fn address(&self) -> usize;
     #[cfg(feature = "write")]
     fn save(&self, number: u64, out: &mut Saver<'_>) -> Result<()>;
 }
@@ -130,6 +131,10 @@ trait Attached {
 impl<H: Holder> Attached for H {
     fn shape(&self) -> &'static Shape {
         H::State::SHAPE
+    }
+
+    fn address(&self) -> usize {
+        Holder::address(self)
     }
 
     #[cfg(feature = "write")]
@@ -177,6 +182,8 @@ pub(crate) struct Came {
     /// One for each resource of the image.
     pub(crate) resources: Vec<Resourced>,
     pub(crate) page_size: u64,
+    /// Ids of the states that it was held against.
+    pub(crate) declared: BTreeSet<u32>,
 }
 
 /// A resource that was taken over. It is given to the value that has it; when that value is given up, it is given again.
@@ -325,8 +332,14 @@ impl States {
         let shape = H::State::SHAPE;
         let place = (shape.id(), number);
         let within = |error: Error| Fault::from(error.field(&named(shape.name(), number)));
+        self.is_declared(shape).map_err(within)?;
         if self.attached.contains_key(&place) {
             return Err(within(Fault::new(Code::StateId).found("a number that is attached already").into()));
+        }
+        if let Some(other) = self.attached.values().find(|other| other.address() == object.address()) {
+            let fault = Fault::new(Code::StateId)
+                .found(format_args!("an object that is attached already, as {}", other.shape().name()));
+            return Err(within(fault.expected("one number for each").into()));
         }
         let origin = match &mut self.came {
             None => Origin::Fresh,
@@ -350,8 +363,9 @@ impl States {
     pub fn take<T: State>(&mut self, number: u64) -> core::result::Result<Option<T>, Fault> {
         let place = (T::SHAPE.id(), number);
         let within = |error: Error| Fault::from(error.field(&named(T::SHAPE.name(), number)));
+        self.is_declared(T::SHAPE).map_err(within)?;
         if self.attached.contains_key(&place) || self.taken.contains(&place) {
-            return Err(within(Fault::new(Code::StateId).found("a number that was taken already").into()));
+            return Err(within(Fault::new(Code::StateId).found("a number that was attached or taken already").into()));
         }
         let Some((came, memo)) = &mut self.came else { return Ok(None) };
         let Some(from) = came.image.instance(place.0, number) else { return Ok(None) };
@@ -371,6 +385,18 @@ impl States {
                 memo.back(mark);
                 Err(within(error))
             }
+        }
+    }
+
+    /// What came was held against the states that were declared: no other one may read it.
+    fn is_declared(&self, shape: &'static Shape) -> Result<()> {
+        match &self.came {
+            Some((came, _)) if !came.declared.contains(&shape.id()) => {
+                let fault =
+                    Fault::new(Code::StateUnknown).found(format_args!("id {}, which was not declared", shape.id()));
+                Err(fault.expected("a state of the StatesNode that restored these").into())
+            }
+            _ => Ok(()),
         }
     }
 

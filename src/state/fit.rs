@@ -195,7 +195,8 @@ impl Fit {
             } else {
                 let code = if part.required { Code::StateUnknown } else { Code::StateIgnored };
                 let fault = Fault::new(code).item(path).found(format_args!("a subsection of id {}", part.id));
-                self.findings.push(fault);
+                let required = "one that this reader knows, or none, because it is required";
+                self.findings.push(if part.required { fault.expected(required) } else { fault });
             }
         }
     }

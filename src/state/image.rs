@@ -106,14 +106,16 @@ impl<'a> Image<'a> {
     /// # Errors
     /// [`Code::Truncated`], [`Code::Magic`]; [`Code::VersionNewer`] or [`Code::VersionOlder`] for another version.
     pub fn header(bytes: &[u8]) -> Result<Header, Fault> {
+        // What it is comes first, of however many bytes: any other file is told as such.
+        let magic = bytes.first_chunk().copied().map_or(MAGIC, u64::from_le_bytes);
+        if magic != MAGIC {
+            let fault = Fault::new(Code::Magic).item("magic").offset(0).found(format_args!("{magic:#x}"));
+            return Err(fault.expected(format_args!("{MAGIC:#x}")));
+        }
         let (header, _) = Header::read_from_prefix(bytes).map_err(|_| {
             let fault = truncated("header", 0).found(bytes.len());
             fault.expected(format_args!("at least {} bytes", size_of::<Header>()))
         })?;
-        if header.magic != MAGIC {
-            let fault = Fault::new(Code::Magic).item("magic").offset(0).found(format_args!("{:#x}", header.magic));
-            return Err(fault.expected(format_args!("{MAGIC:#x}")));
-        }
         if header.version != COMPAT.version() {
             let newer = header.version.get() > COMPAT.version();
             let fault = Fault::new(if newer { Code::VersionNewer } else { Code::VersionOlder }).item("version");

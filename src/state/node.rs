@@ -319,7 +319,8 @@ impl<M: Resources + Claim> Component<M> for StatesNode {
             });
         }
         let page_size = memory.geometry().page_size();
-        Ok(States::of(Came { image, newest, bulk, resources: given, page_size }))
+        let declared = closure(self.declared.iter().copied(), |_| true)?.into_keys().collect();
+        Ok(States::of(Came { image, newest, bulk, resources: given, page_size, declared }))
     }
 
     fn commit(&self, states: States, _: &mut M) -> States {

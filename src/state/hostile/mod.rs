@@ -209,9 +209,11 @@ pub(super) fn came(bytes: &[u8], known: &[&'static Shape]) -> Result<States, Fau
     let image = Image::keep(bytes.to_vec())?;
     let at = image.meta().len().next_multiple_of(64);
     let bulk = bytes.get(at..).unwrap_or_default().to_vec();
-    let newest = fit::same(&image, &closure(known.iter().copied(), |_| true)?);
+    let known = closure(known.iter().copied(), |_| true)?;
+    let newest = fit::same(&image, &known);
     let bulk = Arc::new(Held::Bytes(bulk));
-    Ok(States::of(Came { image, newest, bulk, resources: Vec::new(), page_size: 4096 }))
+    let declared = known.into_keys().collect();
+    Ok(States::of(Came { image, newest, bulk, resources: Vec::new(), page_size: 4096, declared }))
 }
 
 /// Reads all of it by its own descriptions: what there is, or what is wrong.

@@ -129,7 +129,10 @@ fn what_nobody_here_knows_is_a_mismatch_and_no_corruption() {
     let made = with_stranger(true);
     walked(&made.bytes()).unwrap();
     let error = state::restore::<Parts>(&made.bytes()).unwrap_err();
-    assert_eq!(error.to_string(), "state-unknown: parts.more: a subsection of id 70");
+    assert_eq!(
+        error.to_string(),
+        "state-unknown: parts.more: found a subsection of id 70, expected one that this reader knows, or none, because it is required"
+    );
     assert_eq!(error.fault().code().class(), crate::report::Class::Mismatch);
     // The type itself says the same, should it come to that.
     let error =

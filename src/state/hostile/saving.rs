@@ -285,15 +285,13 @@ fn pages_of_the_user_are_the_users_again() {
 }
 
 #[test]
-fn one_object_under_two_numbers_is_not_saved() {
+fn one_object_under_two_numbers_is_not_attached() {
     let object = Rc::new(RefCell::new(vmm()));
     let mut states = States::new();
     states.attach(0, &object).unwrap();
-    states.attach(1, &object).unwrap();
-    let error = Outgoing::new(ram(512)).preserve("state", &states).unwrap_err();
-    let text = "state-id: vmm#1: found an object that has another number already, expected one number for each";
+    let error = states.attach(1, &object).unwrap_err();
+    let text = "state-id: vmm#1: found an object that is attached already, as vmm, expected one number for each";
     assert_eq!(error.to_string(), text);
-    told();
 }
 
 #[derive(State, Debug)]

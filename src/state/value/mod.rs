@@ -26,6 +26,11 @@ pub(crate) use pointers::busy;
 /// locks, [`Duration`](core::time::Duration), [`Frame`](crate::mem::Frame) and the other
 /// [resources](crate::state#resources) are values, and every type with `#[derive(State)]`. To save a type of somebody
 /// else's in a way of one's own, see `with` of the derive.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a field of a state",
+    label = "not a state's value",
+    note = "derive `kho::state::State` for it, or say `#[state(with = module)]`, `#[state(plain)]` or `#[state(skip, default)]`"
+)]
 pub trait Value: Sized {
     /// Its type on the wire.
     const TYPE: Type;
