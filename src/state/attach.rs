@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 use core::any::Any;
 use core::cell::RefCell;
 use core::fmt;
+#[cfg(feature = "std")]
+use std::sync::{Mutex, RwLock};
 
 #[cfg(feature = "write")]
 use super::description::Description;
@@ -52,73 +54,36 @@ pub trait Holder: Clone + 'static {
     fn replace(&self, state: Self::State) -> Result<()>;
 }
 
-impl<T: State + 'static> Holder for Rc<RefCell<T>> {
-    type State = T;
+macro_rules! holder {
+    ($pointer:ident<$lock:ident> by $to_change:ident, $busy:literal) => {
+        impl<T: State + 'static> Holder for $pointer<$lock<T>> {
+            type State = T;
 
-    fn address(&self) -> usize {
-        Rc::as_ptr(self).addr()
-    }
+            fn address(&self) -> usize {
+                $pointer::as_ptr(self).addr()
+            }
 
-    fn save(&self, out: &mut Saver<'_>) -> Result<()> {
-        (**self).save(out)
-    }
+            fn save(&self, out: &mut Saver<'_>) -> Result<()> {
+                (**self).save(out)
+            }
 
-    fn replace(&self, state: T) -> Result<()> {
-        let mut place = self.try_borrow_mut().map_err(|_| busy("a cell that is borrowed"))?;
-        let old = core::mem::replace(&mut *place, state);
-        // What is dropped may look at what takes its place.
-        drop(place);
-        drop(old);
-        Ok(())
-    }
+            fn replace(&self, state: T) -> Result<()> {
+                let mut place = self.$to_change().map_err(|_| busy($busy))?;
+                let old = core::mem::replace(&mut *place, state);
+                // What is dropped may look at what takes its place.
+                drop(place);
+                drop(old);
+                Ok(())
+            }
+        }
+    };
 }
 
+holder!(Rc<RefCell> by try_borrow_mut, "a cell that is borrowed");
 #[cfg(feature = "std")]
-mod locks {
-    use std::sync::{Mutex, RwLock};
-
-    use super::*;
-
-    impl<T: State + 'static> Holder for Arc<Mutex<T>> {
-        type State = T;
-
-        fn address(&self) -> usize {
-            Arc::as_ptr(self).addr()
-        }
-
-        fn save(&self, out: &mut Saver<'_>) -> Result<()> {
-            (**self).save(out)
-        }
-
-        fn replace(&self, state: T) -> Result<()> {
-            let mut place = self.lock().map_err(|_| busy("a lock whose holder panicked"))?;
-            let old = core::mem::replace(&mut *place, state);
-            drop(place);
-            drop(old);
-            Ok(())
-        }
-    }
-
-    impl<T: State + 'static> Holder for Arc<RwLock<T>> {
-        type State = T;
-
-        fn address(&self) -> usize {
-            Arc::as_ptr(self).addr()
-        }
-
-        fn save(&self, out: &mut Saver<'_>) -> Result<()> {
-            (**self).save(out)
-        }
-
-        fn replace(&self, state: T) -> Result<()> {
-            let mut place = self.write().map_err(|_| busy("a lock whose holder panicked"))?;
-            let old = core::mem::replace(&mut *place, state);
-            drop(place);
-            drop(old);
-            Ok(())
-        }
-    }
-}
+holder!(Arc<Mutex> by lock, "a lock whose holder panicked");
+#[cfg(feature = "std")]
+holder!(Arc<RwLock> by write, "a lock whose holder panicked");
 
 /// A holder without its types.
 trait Attached {

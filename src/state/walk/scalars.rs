@@ -1,6 +1,7 @@
 //! Values without parts.
 
 use alloc::string::ToString as _;
+use alloc::vec::Vec;
 
 use super::{Result, Walk};
 use crate::abi::state::{AREA, BULK_ALIGN, DESCRIPTOR, FOLIO, MEMFD, kind};
