@@ -385,3 +385,29 @@ fn a_memory_without_files_takes_no_descriptor() {
          which they travel beside the bytes"
     );
 }
+
+#[test]
+fn what_was_not_declared_is_not_attached_though_it_came() {
+    #[derive(State, Default)]
+    #[state(id = 30, version = 1, ignorable)]
+    struct Hints {
+        hints: u32,
+    }
+    let mut states = predecessor(v1::Vmm::default());
+    let hints = Rc::new(RefCell::new(Hints { hints: 7 }));
+    states.attach(0, &hints).unwrap();
+    let mut outgoing = Outgoing::new(ram());
+    outgoing.preserve(NODE, &states).unwrap();
+    let (memory, root) = outgoing.finish().unwrap().into_parts();
+
+    let (registry, node) = registry_of::<v1::Vmm>();
+    let plan = Incoming::new(memory, root.start()).plan(&registry);
+    assert_eq!(plan.findings().to_string(), "warning: /state: state-ignored: hints: id 30");
+    let mut states = plan.accept().unwrap().restore().unwrap().take(&node).unwrap();
+    hints.borrow_mut().hints = 1;
+    let expected = "state-unknown: hints: found id 30, which was not declared, expected a state of the StatesNode that \
+                    restored these";
+    assert_eq!(states.attach(0, &hints).unwrap_err().to_string(), expected);
+    assert_eq!(states.take::<Hints>(0).err().unwrap().to_string(), expected);
+    assert_eq!(hints.borrow().hints, 1, "it is as it was");
+}

@@ -291,8 +291,8 @@ impl States {
     /// An object that others share by an `Rc` or `Arc` is attached before them, so that they find it.
     ///
     /// # Errors
-    /// [`Code::StateId`] for a number that is attached already; what is wrong with the value: then the object is as it
-    /// was, and not attached.
+    /// [`Code::StateId`] for a number or an object that is attached already; [`Code::StateUnknown`] for a state that was
+    /// not declared, where something came; what is wrong with the value. Then the object is as it was, and not attached.
     pub fn attach<H: Holder>(&mut self, number: u64, object: &H) -> core::result::Result<Origin, Fault> {
         let shape = H::State::SHAPE;
         let place = (shape.id(), number);

@@ -308,3 +308,9 @@ struct Holds {
 fn number_len(number: usize) -> usize {
     if number < 128 { 1 } else { 2 }
 }
+
+#[test]
+fn another_file_is_told_as_such_however_short_it_is() {
+    let error = state::restore::<Timer>(b"a text of another program").unwrap_err();
+    assert_eq!(error.to_string(), "magic: magic at offset 0x0: found 0x6f20747865742061, expected 0x45544154534f484b");
+}

@@ -109,7 +109,8 @@ impl Versions {
         self.chosen.get(&shape.id()).copied().unwrap_or(shape.version())
     }
 
-    /// What these versions do not have, and what is therefore left behind: each of [`Code::StateDropped`].
+    /// What these versions do not have, and what is therefore left behind: each of [`Code::StateDropped`]. Fields that
+    /// are `required` are told too: they are not written either, and saving fails when they are not their default.
     #[must_use]
     pub fn dropped(&self) -> Vec<Fault> {
         let mut dropped = Vec::new();
