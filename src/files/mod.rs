@@ -86,6 +86,20 @@ pub struct Files {
     held: BTreeMap<u64, OwnedFd>,
     /// Device and inode of the files that were added, and their token.
     inodes: BTreeMap<(u64, u64), u64>,
+    /// Whether the next kernel made them anew: not the open files that were handed over, but others like them.
+    reborn: bool,
+}
+
+/// How files travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Route {
+    /// Across exec: the same open files.
+    Exec,
+    /// Through a unix socket, to another process: the same open files.
+    Socket,
+    /// In a session of `/dev/liveupdate`, across a kexec: the next kernel makes files that have the contents, size, seals
+    /// and position of those that were preserved.
+    Session,
 }
 
 impl Files {
@@ -128,7 +142,13 @@ impl Files {
     /// The files as a transport received them, unchecked: the plan checks them.
     #[must_use]
     pub fn received(files: impl IntoIterator<Item = (u64, OwnedFd)>) -> Self {
-        Files { held: files.into_iter().collect(), inodes: BTreeMap::new() }
+        Files { held: files.into_iter().collect(), ..Self::default() }
+    }
+
+    /// The files as the next kernel made them anew ([`Route::Session`]), unchecked: the plan checks what crosses a kexec.
+    #[must_use]
+    pub fn retrieved(files: impl IntoIterator<Item = (u64, OwnedFd)>) -> Self {
+        Files { reborn: true, ..Self::received(files) }
     }
 
     /// The file of that token.
@@ -259,7 +279,7 @@ impl<M: Memory + Beside> Check<M> for FilesNode {
         for (token, record) in &records {
             let same = match came.get(*token) {
                 None => Err(Fault::new(Code::TokenMissing)),
-                Some(file) => identity::compare(record, file),
+                Some(file) => identity::compare(record, file, came.reborn),
             };
             if let Err(fault) = same {
                 wrong.push(fault.within(&format!("files[{token:#x}]")));
