@@ -10,7 +10,7 @@ use kho::files::FilesNode;
 use kho::handover::{Incoming, Outgoing, Registry};
 use kho::mem::{Frames as _, Order};
 use kho::payload::{ARRAY_USE, Array, ArrayNode, Bytes, BytesNode};
-use kho::transport::{Arrival, Bundle, Program, Ticket, WayBack};
+use kho::transport::{Arrival, Bundle, Program, Ticket, Turn};
 
 /// What the data means, in which version, and what it is made of. A successor that expects something else refuses.
 const CACHE: CompatList<'static> = CompatList::new(Compat::new("example-cache", 1), ARRAY_USE);
@@ -72,18 +72,20 @@ fn arrive(arrival: Arrival) -> Result<(), Box<dyn Error>> {
     let state = registry.read("state", BytesNode { made_of: STATE, limit: 4096 });
 
     // The plan changes nothing, and a restore that fails undoes itself: the old program can go on with all of it.
-    let accepted = match arrival.incoming.plan(&registry).accept() {
+    let Arrival { incoming, turn, .. } = arrival;
+    let accepted = match incoming.plan(&registry).accept() {
         Ok(accepted) => accepted,
-        Err(refused) => return go_back(arrival.back, &refused.to_string(), refused.incoming),
+        Err(refused) => return go_back(turn, &refused.to_string(), refused.incoming),
     };
     let mut restored = match accepted.restore() {
         Ok(restored) => restored,
-        Err(failed) => return go_back(arrival.back, &failed.to_string(), failed.incoming),
+        Err(failed) => return go_back(turn, &failed.to_string(), failed.incoming),
     };
     let mut files = restored.take(&files).ok_or("files")?;
     let cache = restored.take(&cache).ok_or("cache")?;
     let state = restored.take(&state).ok_or("state")?;
     // From here on there is no way back; what was only needed for the handover is freed.
+    turn.take()?;
     let (_bundle, released) = restored.finish();
     released?;
 
@@ -97,8 +99,7 @@ fn arrive(arrival: Arrival) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn go_back(back: Option<WayBack>, reason: &str, incoming: Incoming<Bundle>) -> Result<(), Box<dyn Error>> {
-    let Some(back) = back else { return Err(reason.into()) };
-    let (stayed, _incoming) = back.go(incoming, reason);
-    Err(format!("{reason}; and the way back is closed: {stayed}").into())
+fn go_back(turn: Turn, reason: &str, incoming: Incoming<Bundle>) -> Result<(), Box<dyn Error>> {
+    turn.refuse(incoming, reason)
+        .map_err(|(stayed, _)| format!("{reason}; and the way back is closed: {stayed}").into())
 }

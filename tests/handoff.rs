@@ -113,10 +113,10 @@ fn every_component_arrives_equal_and_nothing_else_does() {
 
 fn arrive_with_all() {
     assert_eq!(opened(), [false], "the socket alone");
-    let Arrival { incoming, back, reason, left_at } = arrival();
+    let Arrival { incoming, turn, reason, left_at } = arrival();
     assert!(left_at < now_ns() && left_at + 20_000_000_000 > now_ns() && reason.is_none());
     assert_eq!(opened(), [true; 4], "arena, ticket, two files");
-    drop(back);
+    drop(turn);
     let (registry, handles) = registry();
     let files = restore_by(incoming, &registry, &handles);
     // The memfd by pages, the arena and all mappings are gone with what was restored.
@@ -135,12 +135,12 @@ fn another_version_is_refused_in_the_plan_and_goes_back() {
 }
 
 fn refuse_the_newer() {
-    let Arrival { incoming, back, reason, .. } = arrival();
+    let Arrival { incoming, turn, reason, .. } = arrival();
     let (mut registry, handles) = registry();
     if let Some(reason) = reason {
         // The predecessor again, which understands what it wrote.
         println!("came back: {reason}");
-        assert!(back.is_none(), "once refused, it does not travel to and fro");
+        assert!(turn.back().is_none(), "once refused, it does not travel to and fro");
         registry.read("n", BytesNode { made_of: TWO, limit: 1 });
         restore_by(incoming, &registry, &handles);
         return;
@@ -160,7 +160,7 @@ fn refuse_the_newer() {
         contents(refused.incoming.memory().arena().read_only_fd().unwrap().as_fd()) == before,
         "the plan wrote into the arena"
     );
-    let (error, _) = back.unwrap().go(refused.incoming, &refused.findings.to_string());
+    let (error, _) = turn.refuse(refused.incoming, &refused.findings.to_string()).unwrap_err();
     panic!("{error}");
 }
 
@@ -200,7 +200,7 @@ fn a_restore_that_fails_leaves_nothing_restored() {
 }
 
 fn fail_to_restore() {
-    let Arrival { incoming, back, reason, .. } = arrival();
+    let Arrival { incoming, turn, reason, .. } = arrival();
     if let Some(reason) = reason {
         println!("came back: {reason}");
         restore_all(incoming);
@@ -224,7 +224,7 @@ fn fail_to_restore() {
         return;
     }
     let reason = failed.to_string();
-    let (error, _) = back.unwrap().go(failed.incoming, &reason);
+    let (error, _) = turn.refuse(failed.incoming, &reason).unwrap_err();
     panic!("{error}");
 }
 
@@ -245,7 +245,7 @@ fn leave_with_an_unknown() {
 }
 
 fn arrive_with_an_unknown() {
-    let Arrival { incoming, back, reason, .. } = arrival();
+    let Arrival { incoming, turn, reason, .. } = arrival();
     if let Some(reason) = reason {
         println!("came back: {reason}");
         restore_all(incoming);
@@ -264,7 +264,7 @@ fn arrive_with_an_unknown() {
         return;
     }
     let refused = plan.accept().unwrap_err();
-    let (error, _) = back.unwrap().go(refused.incoming, &refused.findings.to_string());
+    let (error, _) = turn.refuse(refused.incoming, &refused.findings.to_string()).unwrap_err();
     panic!("{error}");
 }
 

@@ -108,6 +108,7 @@ fn every_step_of_plan_and_restore_is_told_with_its_node_and_its_time() {
         "settle /two",
         "commit /one",
         "commit /two",
+        "restore /",
     ];
     assert_eq!(events, expected);
 }

@@ -35,6 +35,7 @@ impl<M: Claim> Accepted<M> {
     /// When a component cannot be prepared: those that were prepared are undone, nothing is restored, and the handover
     /// comes back as it was.
     pub fn restore(self) -> Result<Restored<M>, Failed<M>> {
+        let whole = Stopwatch::start();
         let Accepted { incoming: Incoming { mut memory, root }, slots, home, tree, steps } = self;
         let prepared = admit(&mut memory, &tree)
             .map_err(|fault| ("/".into(), fault))
@@ -58,6 +59,7 @@ impl<M: Claim> Accepted<M> {
                 *place = Some(value);
             }
         }
+        whole.event("restore", "/");
         Ok(Restored { memory, home, values })
     }
 

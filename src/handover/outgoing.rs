@@ -17,6 +17,7 @@ use crate::mem::{Bits, Frame, Frames, MemError, Order, fresh_home, memory_of};
 use crate::radix::Tree;
 use crate::report::{Code, Fault, Finding};
 use crate::state::Description;
+use crate::trace::Stopwatch;
 
 pub(super) struct OutgoingNode {
     pub(super) name: String,
@@ -262,7 +263,10 @@ impl<M: Home> Outgoing<M> {
             reader: self.reader.as_ref().and_then(|reader| reader.states(name)),
             home: fresh_home(),
         };
-        match component.preserve(&mut scope) {
+        let watch = Stopwatch::start();
+        let preserved = component.preserve(&mut scope);
+        watch.event("preserve", &format!("/{name}"));
+        match preserved {
             Ok(blob) => {
                 let kept = scope.kept;
                 self.nodes.push(OutgoingNode { name: name.to_owned(), made_of, optional, blob, kept });

@@ -30,6 +30,8 @@ pub use addr::{Folio, Order, PageRange, Pfn, PhysAddr, PhysRange};
 pub(crate) use alloc::fresh_home;
 pub use alloc::{Frame, FrameAllocator};
 #[cfg(feature = "std")]
+pub(crate) use arena::random;
+#[cfg(feature = "std")]
 pub use arena::{Arena, StillMapped};
 pub use bits::{Bits, Cursor, Numbers, Runs};
 pub use geometry::Geometry;

@@ -192,9 +192,19 @@ codes! {
     StateLock = "state-lock", Mismatch, Error, "a state that is not what was published under its version";
 
     // Parcels: descriptors that travel through a socket.
-    ParcelMessage = "parcel-message", Corrupt, Error, "a message of a parcel that is not the one that must come next";
+    ParcelMessage = "parcel-message", Corrupt, Error, "a message that is not the one that must come next";
     ParcelCount = "parcel-count", Corrupt, Error, "a parcel with more or fewer parts than it says";
     ParcelLimit = "parcel-limit", Access, Error, "descriptors that the system did not deliver, because the limit on open files was reached";
+
+    // Between two processes that live at the same time.
+    PeerUser = "peer-user", Access, Error, "a process of a user that is not let in";
+    PeerBusy = "peer-busy", Access, Error, "another handover is under way";
+    PeerClosed = "peer-closed", Access, Error, "the other process is gone, or closed the connection";
+    PeerServes = "peer-serves", Access, Error, "the other process goes on: this one must not";
+    Late = "late", Access, Error, "something that was not done in its time";
+    Budget = "budget", Access, Error, "a blackout that would be longer than it may be";
+    Freeze = "freeze", Access, Error, "a part of the program that could not be frozen";
+    FreezeOrder = "freeze-order", Corrupt, Error, "a part to be frozen after one that is not there, or after itself";
 
     // Live update: what Linux does to a file that it preserves.
     HolesFilled = "holes-filled", Unsupported, Warning, "holes that Linux fills with memory when it preserves the file";

@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::net::{AddressFamily, RecvFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::exec::VARIABLE;
-use super::parcel::{Head, check_head, check_version, is_head_of};
+use super::line::{Keep, is_keep_of};
+use super::parcel::{Head, Prefix, check_head, check_version, is_head_of};
 use super::{Parcel, socket, sys};
 use crate::report::{Code, Fault};
 
@@ -35,19 +36,44 @@ pub fn arrive() -> Result<Option<Parcel>, Fault> {
     arrive_by(&variable, std::process::id(), sys::secure(), &TAKEN)
 }
 
+/// What came for this process.
+#[derive(Debug)]
+pub(super) enum Came {
+    /// A handover.
+    Parcel(Parcel),
+    /// The wish to keep one: a socket to who will leave.
+    Keep(OwnedFd),
+}
+
+/// As [`arrive`], and what a keeper is started with.
+pub(super) fn came() -> Result<Option<Came>, Fault> {
+    let Some(variable) = std::env::var_os(VARIABLE) else { return Ok(None) };
+    let Some(named) = parse(&variable).filter(|named| named.keeps && !sys::secure()) else {
+        return arrive().map(|parcel| parcel.map(Came::Parcel));
+    };
+    // Made by who started this process, which is named by its number.
+    let Some((socket, _)) = ours(named.number, named.pid, named.nonce)? else { return Ok(None) };
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Ok(None);
+    }
+    sys::close_on_exec(named.number).map_err(|error| Fault::new(Code::Io).item(VARIABLE).found(error))?;
+    Ok(Some(Came::Keep(socket)))
+}
+
 fn arrive_by(variable: &OsStr, pid: u32, secure: bool, taken: &AtomicBool) -> Result<Option<Parcel>, Fault> {
-    let Some(Named { number, version, nonce, .. }) = parse(variable).filter(|named| named.pid == pid && !secure) else {
+    let is_ours = |named: &Named| named.pid == pid && !named.keeps && !secure;
+    let Some(Named { number, version, nonce, .. }) = parse(variable).filter(is_ours) else {
         return Ok(None);
     };
     let Some((ours, first)) = ours(number, pid, nonce)? else { return Ok(None) };
     check_version(version)?;
-    check_head(&first)?;
+    check_head(first.get(..size_of::<Head>()).unwrap_or(&first))?;
     // From here on the parcel is consumed: by one thread only.
     if taken.swap(true, Ordering::SeqCst) {
         return Ok(None);
     }
     sys::close_on_exec(number).map_err(|error| Fault::new(Code::Io).item(VARIABLE).found(error))?;
-    let parcel = socket::receive(ours.as_fd(), RecvFlags::DONTWAIT)?;
+    let parcel = socket::receive(ours.as_fd(), socket::Wait::Never)?;
     socket::nothing_left(ours.as_fd())?;
     Ok(Some(parcel))
 }
@@ -59,13 +85,16 @@ struct Named {
     pid: u32,
     nonce: u64,
     version: u32,
+    /// It is to keep a handover, and was started by that process.
+    keeps: bool,
 }
 
 fn parse(variable: &OsStr) -> Option<Named> {
     let mut fields = variable.to_str()?.split(':');
     let (number, pid, nonce, version) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let version = version.strip_prefix('v')?;
+    let keeps = version.starts_with('k');
+    let version = version.strip_prefix(['v', 'k'])?;
     if fields.next().is_some() || ![number, pid, version].into_iter().all(digits) {
         return None;
     }
@@ -78,13 +107,14 @@ fn parse(variable: &OsStr) -> Option<Named> {
         pid: pid.parse().ok()?,
         nonce: u64::from_str_radix(nonce, 16).ok()?,
         version: version.parse().ok()?,
+        keeps,
     })
 }
 
 /// A duplicate of the socket behind `number` and the first bytes in it, if it is the one of that handover.
 ///
 /// Nothing is consumed, and nothing is done to the descriptor that could be noticed if it is somebody else's.
-fn ours(number: RawFd, pid: u32, nonce: u64) -> Result<Option<(OwnedFd, [u8; size_of::<Head>()])>, Fault> {
+fn ours(number: RawFd, pid: u32, nonce: u64) -> Result<Option<(OwnedFd, Vec<u8>)>, Fault> {
     // Inherited means: close-on-exec is off. What this process opened itself has it on, as a rule.
     match sys::flags(number) {
         Ok(flags) if flags & libc::FD_CLOEXEC == 0 => {}
@@ -99,15 +129,14 @@ fn ours(number: RawFd, pid: u32, nonce: u64) -> Result<Option<(OwnedFd, [u8; siz
     if kind != (Ok(AddressFamily::UNIX), Ok(SocketType::SEQPACKET)) {
         return Ok(None);
     }
-    // The pair was made by this very process, before exec.
-    let maker = sys::peer_pid(socket.as_fd()).ok();
-    if maker.and_then(|maker| u32::try_from(maker).ok()) != Some(pid) {
+    // The pair was made by that very process, before exec.
+    if sys::peer(socket.as_fd()).ok().map(|[maker, ..]| maker) != Some(pid) {
         return Ok(None);
     }
-    let mut first = [0; size_of::<Head>()];
+    let mut first = [0; size_of::<Prefix>() + size_of::<Keep>()];
     let copied = socket::recv_peek(socket.as_fd(), &mut first).unwrap_or(0);
     let seen = first.get(..copied).unwrap_or_default();
-    Ok(is_head_of(seen, nonce).then_some((socket, first)))
+    Ok((is_head_of(seen, nonce) || is_keep_of(seen, nonce)).then_some((socket, seen.to_vec())))
 }
 
 #[cfg(test)]

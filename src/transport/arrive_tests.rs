@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
-use rustix::net::{SendFlags, SocketFlags};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use super::*;
 use crate::transport::exec::{Program, variable};
@@ -28,8 +28,8 @@ fn pair_of(kind: SocketType) -> (OwnedFd, OwnedFd) {
 }
 
 fn pack(sender: &OwnedFd, cargo: &Cargo<'_>) {
-    socket::send(sender.as_fd(), cargo, SendFlags::DONTWAIT).unwrap();
-    socket::finish(sender.as_fd(), 42, SendFlags::DONTWAIT).unwrap();
+    socket::send(sender.as_fd(), cargo, socket::Wait::Never).unwrap();
+    socket::finish(sender.as_fd(), 42, socket::Wait::Never).unwrap();
 }
 
 /// A receiver with a parcel of one file in it.
@@ -166,22 +166,22 @@ fn a_parcel_that_ends_too_early_or_too_late() {
         arrive_by(&name, std::process::id(), false, &AtomicBool::new(false)).unwrap_err().to_string()
     };
     let (sender, receiver) = pair();
-    socket::send(sender.as_fd(), &Cargo::new(NONCE, arena.as_fd()), SendFlags::DONTWAIT).unwrap();
+    socket::send(sender.as_fd(), &Cargo::new(NONCE, arena.as_fd()), socket::Wait::Never).unwrap();
     drop(sender);
     assert_eq!(lost(receiver), "truncated: parcel: found the end of the stream, expected end");
 
     // The sender lives, in a forked process for example: that does not block.
     let (sender, receiver) = pair();
-    socket::send(sender.as_fd(), &Cargo::new(NONCE, arena.as_fd()), SendFlags::DONTWAIT).unwrap();
+    socket::send(sender.as_fd(), &Cargo::new(NONCE, arena.as_fd()), socket::Wait::Never).unwrap();
     assert_eq!(lost(receiver), "truncated: parcel: found no further message, expected end");
 
     let (sender, receiver) = pair();
     pack(&sender, &Cargo::new(NONCE, arena.as_fd()));
-    socket::finish(sender.as_fd(), 43, SendFlags::DONTWAIT).unwrap();
+    socket::finish(sender.as_fd(), 43, socket::Wait::Never).unwrap();
     assert_eq!(lost(receiver), "parcel-message: parcel: found a message, expected nothing behind end");
 
     let (sender, receiver) = pair();
-    socket::send(sender.as_fd(), &Cargo::new(NONCE, arena.as_fd()), SendFlags::DONTWAIT).unwrap();
+    socket::send(sender.as_fd(), &Cargo::new(NONCE, arena.as_fd()), socket::Wait::Never).unwrap();
     rustix::net::send(&sender, &vec![4; 100_000], SendFlags::empty()).unwrap();
     assert_eq!(lost(receiver), "too-large: message: found a longer message, expected at most 65656 bytes");
 }

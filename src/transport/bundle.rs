@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use super::turn::Ours;
 use crate::abi;
 use crate::files::{Beside, Files, Rejected};
 use crate::handover::{Home, Outgoing, OwnNode};
@@ -29,6 +30,8 @@ use crate::report::Fault;
 pub struct Bundle {
     arena: Arena,
     files: Files,
+    /// What came and may not be this process's own yet.
+    ours: Option<Ours>,
 }
 
 impl Bundle {
@@ -37,13 +40,18 @@ impl Bundle {
     /// # Errors
     /// As [`Arena::new`].
     pub fn new(size: u64) -> Result<Self, Fault> {
-        Ok(Bundle { arena: Arena::new(size)?, files: Files::new() })
+        Ok(Bundle::of(Arena::new(size)?, Files::new()))
     }
 
     /// What a transport received; the plan checks the files.
     #[must_use]
     pub const fn of(arena: Arena, files: Files) -> Self {
-        Bundle { arena, files }
+        Bundle { arena, files, ours: None }
+    }
+
+    /// Nothing of it is freed before it is this process's own.
+    pub(super) fn held_by(self, ours: Option<Ours>) -> Self {
+        Bundle { ours, ..self }
     }
 
     /// The arena.
@@ -160,6 +168,7 @@ impl Claim for Bundle {
     }
 
     fn release_rest(&mut self) -> Result<u64, Fault> {
+        self.ours.as_ref().map_or(Ok(()), Ours::check)?;
         self.arena.release_rest()
     }
 }

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::Resource;
 use rustix::time::ClockId;
 
 use super::parcel::COMPAT;
-use super::socket::SendError;
+use super::socket::{SendError, Wait};
 use super::{Cargo, socket, sys};
 use crate::handover::Forecast;
 use crate::manifest::Found;
@@ -342,6 +342,20 @@ impl Program {
         Ok(())
     }
 
+    /// Starts the program as a keeper: see [`Ticket::spawn`](super::Ticket::spawn).
+    pub(super) fn spawn(&self, socket: BorrowedFd<'_>, nonce: u64) -> Result<OwnedFd, ExecError> {
+        let variable = format!("{}:{}:{nonce:016x}:k{}", socket.as_raw_fd(), std::process::id(), COMPAT.version());
+        let argv = self.argv.iter().cloned().map(c_string).collect::<Result<Vec<_>, _>>()?;
+        let envp = self.environment(variable.into())?;
+        let pid =
+            sys::spawn(self.file.as_fd(), &argv, &envp, socket).map_err(|error| ExecError::io("keeper", error))?;
+        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or_else(|| ExecError::io("keeper", io::Error::from_raw_os_error(libc::ESRCH)))?;
+        // It is our child and not waited for: the number is still its own.
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            .map_err(|errno| ExecError::io("pidfd_open", errno.into()))
+    }
+
     /// The environment of the successor.
     fn environment(&self, handover: OsString) -> Result<Vec<CString>, ExecError> {
         let mut all: Vec<CString> = Vec::new();
@@ -428,12 +442,12 @@ impl Cargo<'_> {
             _ => receiver,
         };
         socket::make_room(sender.as_fd(), self.files.len());
-        socket::send(sender.as_fd(), self, SendFlags::DONTWAIT)?;
+        socket::send(sender.as_fd(), self, Wait::Never)?;
 
         let argv = program.argv.iter().cloned().map(c_string).collect::<Result<Vec<_>, _>>()?;
         let envp = program.environment(variable(receiver.as_raw_fd(), std::process::id(), self.nonce))?;
 
-        socket::finish(sender.as_fd(), monotonic_ns(), SendFlags::DONTWAIT)?;
+        socket::finish(sender.as_fd(), monotonic_ns(), Wait::Never)?;
         drop(sender);
         rustix::io::fcntl_setfd(&receiver, FdFlags::empty()).map_err(io)?;
         let error = sys::execveat(program.file.as_fd(), &argv, &envp);
@@ -456,7 +470,7 @@ impl Cargo<'_> {
 }
 
 /// CLOCK_MONOTONIC, which goes on across exec.
-fn monotonic_ns() -> u64 {
+pub(super) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(ClockId::Monotonic);
     now.tv_sec.cast_unsigned().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.cast_unsigned())
 }

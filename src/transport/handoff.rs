@@ -1,6 +1,7 @@
 //! The typed half of exec: a finished handover leaves, and an incoming one arrives.
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -8,8 +9,14 @@ use alloc::vec::Vec;
 
 use rustix::io::FdFlags;
 
-use super::exec::Ask;
-use super::{Bundle, Cargo, ExecError, Parcel, Program, Ticket, arrive};
+use super::arrive::{self, Came};
+use super::baton::Baton;
+use super::decide::{Opposite, Patience};
+use super::exec::{Ask, monotonic_ns};
+use super::line::Line;
+use super::report::{Report, Whose};
+use super::turn::{Before, Ours, Turn};
+use super::{Bundle, Cargo, ExecError, Other, Parcel, Program, Ticket, keeper};
 use crate::files::{Beside as _, Files};
 use crate::handover::{Finished, Incoming, Outgoing, Unfinished, Verdict};
 use crate::mem::{Arena, PhysAddr};
@@ -18,7 +25,7 @@ use crate::report::{Code, Fault};
 /// The program was not replaced: why, and the handover as it was.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
-pub struct Stayed {
+pub struct NotReplaced {
     /// Why.
     pub error: ExecError,
     /// The handover, still finished: [`Finished::cancel`] goes on as before it.
@@ -39,9 +46,9 @@ impl Finished<Bundle> {
     /// Returns only when the process was not replaced. Everything is as it was then: descriptors and their flags,
     /// signals, environment, mappings.
     #[must_use]
-    pub fn exec(self, program: &Program, ticket: Option<&Ticket>) -> Stayed {
+    pub fn exec(self, program: &Program, ticket: Option<&Ticket>) -> NotReplaced {
         if let Err(error) = self.ask(program) {
-            return Stayed { error, finished: self };
+            return NotReplaced { error, finished: self };
         }
         let error = {
             let bundle = self.memory();
@@ -54,10 +61,10 @@ impl Finished<Bundle> {
             let _closing = Closing::on_exec(bundle.files().iter().map(|(_, file)| file));
             cargo.exec(program)
         };
-        Stayed { error, finished: self }
+        NotReplaced { error, finished: self }
     }
 
-    fn ask(&self, program: &Program) -> Result<(), ExecError> {
+    pub(super) fn ask(&self, program: &Program) -> Result<(), ExecError> {
         let must_say = match program.ask {
             Ask::Nothing => return Ok(()),
             Ask::Refusal => false,
@@ -91,10 +98,10 @@ impl Outgoing<Bundle> {
 }
 
 /// Descriptors that are close-on-exec as long as this lives, and were not before.
-struct Closing<'a>(Vec<BorrowedFd<'a>>);
+pub(super) struct Closing<'a>(Vec<BorrowedFd<'a>>);
 
 impl<'a> Closing<'a> {
-    fn on_exec(files: impl Iterator<Item = BorrowedFd<'a>>) -> Self {
+    pub(super) fn on_exec(files: impl Iterator<Item = BorrowedFd<'a>>) -> Self {
         let set = |file: &BorrowedFd<'a>| {
             rustix::io::fcntl_getfd(file).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
                 && rustix::io::fcntl_setfd(file, FdFlags::CLOEXEC).is_ok()
@@ -122,12 +129,15 @@ impl Drop for Closing<'_> {
 /// let Some(arrival) = Arrival::take()? else { return Ok(()) };
 /// let registry = Registry::new();
 /// match arrival.incoming.plan(&registry).accept() {
-///     Ok(accepted) => drop(accepted.restore()?),
-///     Err(refused) => match arrival.back {
-///         // The predecessor's program runs in this process, on the same handover. Returns only when that failed.
-///         Some(back) => return Err(back.go(refused.incoming, &refused.findings.to_string()).0.into()),
-///         None => return Err(refused.into()),
-///     },
+///     Ok(accepted) => {
+///         let restored = accepted.restore()?;
+///         // From here on this process serves. An error: another one does, and this one ends.
+///         println!("{}", arrival.turn.take()?);
+///         let (_bundle, released) = restored.finish();
+///         released?;
+///     }
+///     // The predecessor goes on: it lives, or its program runs in this process, on the same handover.
+///     Err(refused) => arrival.turn.refuse(refused.incoming, &refused.findings.to_string()).map_err(|(error, _)| error)?,
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -135,8 +145,8 @@ impl Drop for Closing<'_> {
 pub struct Arrival {
     /// The handover, of which nothing is known yet.
     pub incoming: Incoming<Bundle>,
-    /// The way back to the predecessor, if it gave one.
-    pub back: Option<WayBack>,
+    /// What this process does with it: it takes over, or refuses.
+    pub turn: Turn,
     /// Why a successor sent this handover back, when this process is the predecessor again.
     pub reason: Option<String>,
     /// CLOCK_MONOTONIC of the predecessor right before it left, in nanoseconds.
@@ -146,11 +156,16 @@ pub struct Arrival {
 impl Arrival {
     /// The handover that was left for this process; none when it was started otherwise. Once in a process.
     ///
+    /// In a process that was started as a [keeper](super::Exec::kept) it returns only when that process goes on with the
+    /// handover, and else ends it.
+    ///
     /// # Errors
-    /// As [`arrive`] and [`Arrival::of`].
+    /// As [`arrive`](super::arrive) and [`Arrival::of`].
     pub fn take() -> Result<Option<Self>, NotTaken> {
-        match arrive() {
-            Ok(parcel) => parcel.map(Arrival::of).transpose(),
+        match arrive::came() {
+            Ok(None) => Ok(None),
+            Ok(Some(Came::Parcel(parcel))) => Arrival::of(parcel).map(Some),
+            Ok(Some(Came::Keep(socket))) => keeper::keep(socket).map(Some),
             Err(fault) => Err(NotTaken { fault, parcel: None }),
         }
     }
@@ -159,13 +174,47 @@ impl Arrival {
     ///
     /// # Errors
     /// When what arrived is not a handover that can be read here: an arena that is none, of another version or size or
-    /// without seals, another nonce. The parcel is in the error, and can go back.
-    pub fn of(parcel: Parcel) -> Result<Self, NotTaken> {
+    /// without seals, another nonce. The parcel is in the error, and can go back; where a keeper waits, it goes on when this
+    /// process ends.
+    pub fn of(mut parcel: Parcel) -> Result<Self, NotTaken> {
+        let mut report = Report::default();
+        report.add_text(Whose::Predecessor, parcel.report.as_deref().unwrap_or_default());
+        Report::begin();
+        let opposite = match parcel.other.take() {
+            Some(Other { baton, process, line: Some(line) }) => {
+                let made = Baton::of(baton).and_then(|baton| Ok(Opposite { line: Line::of(line)?, process, baton }));
+                match made {
+                    Ok(opposite) => Some((opposite, Patience::default().commit, true)),
+                    Err(fault) => return Err(NotTaken { fault, parcel: Some(Box::new(parcel)) }),
+                }
+            }
+            _ => None,
+        };
+        Arrival::with(parcel, report, opposite)
+    }
+
+    /// The handover in a parcel, with who may go on instead, how long to wait for it, and whether it is a keeper.
+    pub(super) fn with(
+        parcel: Parcel,
+        report: Report,
+        opposite: Option<(Opposite, Duration, bool)>,
+    ) -> Result<Self, NotTaken> {
         match open(&parcel) {
             Ok((arena, root)) => {
                 let Parcel { stamp_ns, files, ticket, reason, .. } = parcel;
-                let incoming = Incoming::new(Bundle::of(arena, Files::received(files)), root);
-                Ok(Arrival { incoming, back: ticket.map(WayBack), reason, left_at: stamp_ns })
+                let ours = Ours::default();
+                let mut report = report;
+                report.add(Whose::Successor, "arrive", monotonic_ns().saturating_sub(stamp_ns));
+                let before = match opposite {
+                    None => Before::Nobody(ticket.map(WayBack)),
+                    Some((opposite, patience, keeper)) => {
+                        Before::Process { opposite: Box::new(opposite), patience, keeper }
+                    }
+                };
+                let waits = matches!(before, Before::Process { .. });
+                let bundle = Bundle::of(arena, Files::received(files)).held_by(waits.then(|| ours.clone()));
+                let turn = Turn { before, ours, report };
+                Ok(Arrival { incoming: Incoming::new(bundle, root), turn, reason, left_at: stamp_ns })
             }
             Err(fault) => Err(NotTaken { fault, parcel: Some(Box::new(parcel)) }),
         }
@@ -226,8 +275,8 @@ impl WayBack {
     }
 }
 
-impl From<Stayed> for Unfinished<Bundle> {
-    fn from(stayed: Stayed) -> Self {
+impl From<NotReplaced> for Unfinished<Bundle> {
+    fn from(stayed: NotReplaced) -> Self {
         let fault = Fault::new(Code::Io).item("exec").found(&stayed.error);
         match stayed.finished.cancel() {
             Ok(outgoing) => Unfinished { fault, outgoing },

@@ -40,23 +40,43 @@
 //! another one, but holds the parcel's files open. Stop such threads before.
 
 mod arrive;
+mod baton;
 mod bundle;
+mod commit;
+mod decide;
+mod door;
 mod exec;
+mod freeze;
 mod handoff;
+mod keeper;
+mod line;
+mod living;
 mod parcel;
+mod report;
 mod socket;
 mod sys;
 mod ticket;
+mod turn;
+mod upgrade;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use arrive::arrive;
 pub use bundle::Bundle;
+pub use decide::Patience;
+pub use door::{Call, Caller, Door, Peer};
 pub use exec::{ExecError, Program, VARIABLE};
-pub use handoff::{Arrival, NotTaken, Stayed, WayBack};
+pub use freeze::Part;
+pub use handoff::{Arrival, NotReplaced, NotTaken, WayBack};
+pub use keeper::{Exec, Keeper};
+pub use line::UPGRADE;
 pub use parcel::COMPAT;
+use parcel::Other;
+pub use report::{Report, Timing, Whose};
 pub(crate) use sys::duplicate;
 pub use ticket::Ticket;
+pub use turn::Turn;
+pub use upgrade::{Left, Stayed, Upgrade, Way};
 
 /// What leaves: borrowed, so that a refused exec has nothing to give back.
 #[derive(Clone, Debug)]
@@ -66,6 +86,9 @@ pub struct Cargo<'a> {
     files: Vec<(u64, BorrowedFd<'a>)>,
     ticket: Option<&'a Ticket>,
     reason: Option<&'a str>,
+    /// Who goes on if the successor does not.
+    other: Option<Other<BorrowedFd<'a>>>,
+    report: Option<&'a str>,
 }
 
 impl<'a> Cargo<'a> {
@@ -73,7 +96,7 @@ impl<'a> Cargo<'a> {
     /// handovers must not have the same.
     #[must_use]
     pub fn new(nonce: u64, arena: BorrowedFd<'a>) -> Self {
-        Cargo { nonce, arena, files: Vec::new(), ticket: None, reason: None }
+        Cargo { nonce, arena, files: Vec::new(), ticket: None, reason: None, other: None, report: None }
     }
 
     /// Adds a file under a token. Order is kept; a token that is there twice is refused by [`Cargo::exec`].
@@ -128,6 +151,9 @@ pub struct Parcel {
     pub ticket: Option<Ticket>,
     /// Set when this parcel came back: why the successor refused it.
     pub reason: Option<String>,
+    /// What the predecessor measured.
+    pub report: Option<String>,
+    other: Option<Other<OwnedFd>>,
 }
 
 impl Parcel {

@@ -5,9 +5,10 @@
 //!
 //! | message | bytes | descriptors |
 //! |---|---|---|
-//! | head | [`Head`] | the arena; behind it the ticket's program, if there is a ticket |
+//! | head | [`Head`] | the arena; then what its flags say: the ticket's program; the baton and the process of the other side; the line to it |
 //! | ticket, if there is one | [`TicketRecord`], build id, arguments (each with its NUL) | none |
 //! | reason, if it came back | [`Prefix`], UTF-8 | none |
+//! | report, if there is one | [`Prefix`], UTF-8 | none |
 //! | files, 1 to 253 each | [`Prefix`], one `u64` token each | one for each token |
 //! | end | [`End`] | none |
 //!
@@ -38,15 +39,25 @@ pub(super) const BATCH: usize = 253;
 pub(super) const ARGV_LIMIT: usize = 64 * 1024;
 /// A reason has at most so many bytes.
 pub(super) const REASON_LIMIT: usize = 4 * 1024;
+/// A report has at most so many bytes.
+pub(super) const REPORT_LIMIT: usize = 64 * 1024;
 /// A build id has at most so many bytes; 20 is what linkers write.
 pub(super) const BUILD_ID_LIMIT: usize = 64;
 /// No message is longer.
 pub(super) const MESSAGE_LIMIT: usize = size_of::<TicketRecord>() + BUILD_ID_LIMIT + ARGV_LIMIT;
+const _: () = assert!(MESSAGE_LIMIT >= size_of::<Prefix>() + REPORT_LIMIT);
 
 /// [`Head::flags`]: a ticket follows.
 pub(super) const HAS_TICKET: u32 = 1;
 /// [`Head::flags`]: the parcel came back, a reason follows.
 pub(super) const HAS_REASON: u32 = 2;
+
+/// [`Head::flags`]: two descriptors, the baton and the process (pidfd) of who holds it until it is taken.
+pub(super) const HAS_BATON: u32 = 4;
+/// [`Head::flags`], with a baton: a further descriptor, the line to that process.
+pub(super) const HAS_LINE: u32 = 8;
+/// [`Head::flags`]: a report follows.
+pub(super) const HAS_REPORT: u32 = 16;
 
 /// [`Prefix::kind`] of the ticket.
 pub(super) const TICKET: u32 = 1;
@@ -56,6 +67,8 @@ pub(super) const REASON: u32 = 2;
 pub(super) const FILES: u32 = 3;
 /// [`Prefix::kind`] of the end.
 pub(super) const END: u32 = 4;
+/// [`Prefix::kind`] of the report.
+pub(super) const REPORT: u32 = 5;
 
 /// The first message.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -65,7 +78,7 @@ pub(super) struct Head {
     pub(super) magic: [u8; 8],
     /// The version of [`COMPAT`].
     pub(super) version: U32,
-    /// [`HAS_TICKET`] or [`HAS_REASON`], not both.
+    /// [`HAS_TICKET`], [`HAS_REASON`] or [`HAS_BATON`], one at most; the others as they say.
     pub(super) flags: U32,
     /// The nonce of the handover.
     pub(super) nonce: U64,
@@ -77,7 +90,7 @@ pub(super) struct Head {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Prefix {
-    /// [`REASON`] or [`FILES`].
+    /// [`REASON`], [`REPORT`] or [`FILES`].
     pub(super) kind: U32,
     /// Bytes of text, or number of tokens.
     pub(super) count: U32,
@@ -141,6 +154,16 @@ pub(super) struct RawTicket<F> {
     pub(super) argv: Vec<OsString>,
 }
 
+/// The other side, which goes on if nobody takes the baton; `F` is the descriptor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Other<F> {
+    pub(super) baton: F,
+    /// A pidfd.
+    pub(super) process: F,
+    /// How to speak to it, where that is not how the parcel came.
+    pub(super) line: Option<F>,
+}
+
 /// A parcel as it was received; `F` is the descriptor.
 #[derive(Debug)]
 pub(super) struct RawParcel<F> {
@@ -150,6 +173,8 @@ pub(super) struct RawParcel<F> {
     pub(super) files: Vec<(u64, F)>,
     pub(super) ticket: Option<RawTicket<F>>,
     pub(super) reason: Option<String>,
+    pub(super) other: Option<Other<F>>,
+    pub(super) report: Option<String>,
 }
 
 /// Whether these are the first bytes of the parcel with that nonce. Of any version.
@@ -193,7 +218,6 @@ pub(super) fn check_version(version: u32) -> Result<(), Fault> {
 #[derive(Debug)]
 pub(super) struct Assembler<F> {
     state: State<F>,
-    tokens: HashSet<u64>,
 }
 
 #[derive(Debug)]
@@ -203,11 +227,8 @@ enum State<F> {
     Body {
         head: Head,
         next: Next,
-        arena: F,
         program: Option<F>,
-        files: Vec<(u64, F)>,
-        ticket: Option<RawTicket<F>>,
-        reason: Option<String>,
+        parcel: RawParcel<F>,
     },
     /// A message was refused: nothing that comes later counts.
     Broken,
@@ -217,6 +238,7 @@ enum State<F> {
 enum Next {
     Ticket,
     Reason,
+    Report,
     Files,
 }
 
@@ -229,7 +251,7 @@ pub(super) enum Progress<F> {
 
 impl<F> Assembler<F> {
     pub(super) fn new() -> Self {
-        Assembler { state: State::Head, tokens: HashSet::new() }
+        Assembler { state: State::Head }
     }
 
     /// Takes the next message and the descriptors that came with it.
@@ -240,37 +262,37 @@ impl<F> Assembler<F> {
         match std::mem::replace(&mut self.state, State::Broken) {
             State::Head => self.head(bytes, descriptors),
             State::Broken => Err(unexpected("after a refused message", "nothing")),
-            State::Body { head, next, arena, program, mut files, mut ticket, mut reason } => {
-                let mut program = program;
-                let mut next = next;
-                let mut done = None;
+            State::Body { head, mut next, mut program, mut parcel } => {
                 match (next, kind(bytes)?) {
                     (Next::Ticket, TICKET) => {
                         let [] = exactly::<F, 0>("ticket", descriptors)?;
                         if let Some(file) = program.take() {
-                            ticket = Some(read_ticket(bytes, file)?);
+                            parcel.ticket = Some(read_ticket(bytes, file)?);
                         }
-                        next = Next::Files;
+                        next = after_first(&head);
                     }
                     (Next::Reason, REASON) => {
                         let [] = exactly::<F, 0>("reason", descriptors)?;
-                        reason = Some(read_reason(bytes)?);
+                        parcel.reason = Some(read_text(bytes, "reason", REASON_LIMIT)?);
+                        next = after_first(&head);
+                    }
+                    (Next::Report, REPORT) => {
+                        let [] = exactly::<F, 0>("report", descriptors)?;
+                        parcel.report = Some(read_text(bytes, "report", REPORT_LIMIT)?);
                         next = Next::Files;
                     }
                     (Next::Files, FILES) => {
-                        self.files(bytes, descriptors, &mut files, head.files.get())?;
+                        read_files(bytes, descriptors, &mut parcel.files, usize_of(head.files.get()))?;
                     }
                     (Next::Files, END) => {
                         let [] = exactly::<F, 0>("end", descriptors)?;
-                        done = Some(read_end(bytes, u64_of(files.len()), head.files.get())?);
+                        unique(&parcel.files)?;
+                        parcel.stamp_ns = read_end(bytes, u64_of(parcel.files.len()), head.files.get())?;
+                        return Ok(Progress::Done(parcel));
                     }
                     (next, found) => return Err(unexpected(name_of(found), &format!("{next:?}").to_lowercase())),
                 }
-                if let Some(stamp_ns) = done {
-                    let nonce = head.nonce.get();
-                    return Ok(Progress::Done(RawParcel { nonce, stamp_ns, arena, files, ticket, reason }));
-                }
-                self.state = State::Body { head, next, arena, program, files, ticket, reason };
+                self.state = State::Body { head, next, program, parcel };
                 Ok(Progress::More)
             }
         }
@@ -278,51 +300,87 @@ impl<F> Assembler<F> {
 
     fn head(&mut self, bytes: &[u8], descriptors: Vec<F>) -> Result<Progress<F>, Fault> {
         let head = check_head(bytes)?;
-        let (next, arena, program) = match head.flags.get() {
-            HAS_TICKET => {
-                let [arena, program] = exactly("head", descriptors)?;
-                (Next::Ticket, arena, Some(program))
-            }
-            flags @ (0 | HAS_REASON) => {
-                let [arena] = exactly("head", descriptors)?;
-                (if flags == 0 { Next::Files } else { Next::Reason }, arena, None)
-            }
-            flags => {
-                return Err(Fault::new(Code::ParcelMessage)
-                    .item("head.flags")
-                    .found(format_args!("{flags:#x}"))
-                    .expected("0, 1 (ticket) or 2 (reason)"));
-            }
+        let flags = head.flags.get();
+        let has = |flag: u32| flags & flag != 0;
+        let firsts = [HAS_TICKET, HAS_REASON, HAS_BATON].into_iter().filter(|flag| has(*flag)).count();
+        let known = HAS_TICKET | HAS_REASON | HAS_BATON | HAS_LINE | HAS_REPORT;
+        if flags & !known != 0 || firsts > 1 || has(HAS_LINE) && !has(HAS_BATON) {
+            return Err(Fault::new(Code::ParcelMessage)
+                .item("head.flags")
+                .found(format_args!("{flags:#x}"))
+                .expected("at most one of 1 (ticket), 2 (reason), 4 (baton); 8 (line) with a baton; 16 (report)"));
+        }
+        let expected = match flags & (HAS_TICKET | HAS_BATON | HAS_LINE) {
+            0 => 1,
+            HAS_TICKET => 2,
+            HAS_BATON => 3,
+            _ => 4,
         };
-        self.state = State::Body { head, next, arena, program, files: Vec::new(), ticket: None, reason: None };
+        let found = descriptors.len();
+        let miscount = || miscounted("head", found, expected);
+        if found != expected {
+            return Err(miscount());
+        }
+        let mut came = descriptors.into_iter();
+        let arena = came.next().ok_or_else(miscount)?;
+        let program = if has(HAS_TICKET) { came.next() } else { None };
+        let other = match (came.next(), came.next()) {
+            (Some(baton), Some(process)) => Some(Other { baton, process, line: came.next() }),
+            _ => None,
+        };
+        let next = match flags {
+            _ if has(HAS_TICKET) => Next::Ticket,
+            _ if has(HAS_REASON) => Next::Reason,
+            _ => after_first(&head),
+        };
+        let parcel = RawParcel {
+            nonce: head.nonce.get(),
+            stamp_ns: 0,
+            arena,
+            files: Vec::new(),
+            ticket: None,
+            reason: None,
+            other,
+            report: None,
+        };
+        self.state = State::Body { head, next, program, parcel };
         Ok(Progress::More)
     }
+}
 
-    fn files(&mut self, bytes: &[u8], descriptors: Vec<F>, files: &mut Vec<(u64, F)>, total: u64) -> Result<(), Fault> {
-        let (prefix, rest) = prefix(bytes, "files")?;
-        let count = index_of(prefix.count.get());
-        if count == 0 || count > BATCH {
-            return Err(Fault::new(Code::ParcelMessage).item("files.count").found(count).expected("1..=253"));
-        }
-        same_length("files.tokens", rest.len(), count.saturating_mul(size_of::<U64>()))?;
-        let Ok(tokens) = <[U64]>::ref_from_bytes(rest) else {
-            return Err(short("files.tokens", rest.len(), count.saturating_mul(size_of::<U64>())));
-        };
-        if descriptors.len() != count {
-            return Err(miscounted("files", descriptors.len(), count));
-        }
-        let after = u64_of(files.len()).saturating_add(u64_of(count));
-        if after > total {
-            return Err(miscounted("files", usize_of(after), usize_of(total)));
-        }
-        for (token, file) in tokens.iter().zip(descriptors) {
-            let token = token.get();
-            if !self.tokens.insert(token) {
-                return Err(Fault::new(Code::TokenDuplicate).item("files.token").found(token));
-            }
-            files.push((token, file));
-        }
-        Ok(())
+/// Files and their tokens from one message, to those that came before it; `limit` of them in all.
+pub(super) fn read_files<F>(
+    bytes: &[u8],
+    descriptors: Vec<F>,
+    files: &mut Vec<(u64, F)>,
+    limit: usize,
+) -> Result<(), Fault> {
+    let (prefix, rest) = prefix(bytes, "files")?;
+    let count = index_of(prefix.count.get());
+    if count == 0 || count > BATCH {
+        return Err(Fault::new(Code::ParcelMessage).item("files.count").found(count).expected("1..=253"));
+    }
+    same_length("files.tokens", rest.len(), count.saturating_mul(size_of::<U64>()))?;
+    let Ok(tokens) = <[U64]>::ref_from_bytes(rest) else {
+        return Err(short("files.tokens", rest.len(), count.saturating_mul(size_of::<U64>())));
+    };
+    if descriptors.len() != count {
+        return Err(miscounted("files", descriptors.len(), count));
+    }
+    let after = files.len().saturating_add(count);
+    if after > limit {
+        return Err(miscounted("files", after, limit));
+    }
+    files.extend(tokens.iter().map(|token| token.get()).zip(descriptors));
+    Ok(())
+}
+
+/// That no token stands twice.
+pub(super) fn unique<F>(files: &[(u64, F)]) -> Result<(), Fault> {
+    let mut tokens = HashSet::with_capacity(files.len());
+    match files.iter().find(|(token, _)| !tokens.insert(*token)) {
+        Some((token, _)) => Err(Fault::new(Code::TokenDuplicate).item("files.token").found(*token)),
+        None => Ok(()),
     }
 }
 
@@ -337,15 +395,21 @@ fn prefix<'a>(bytes: &'a [u8], item: &'static str) -> Result<(Prefix, &'a [u8]),
     Prefix::read_from_prefix(bytes).map_err(|_| short(item, bytes.len(), size_of::<Prefix>()))
 }
 
-fn read_reason(bytes: &[u8]) -> Result<String, Fault> {
-    let (prefix, text) = prefix(bytes, "reason")?;
+/// What comes behind the ticket or the reason.
+fn after_first(head: &Head) -> Next {
+    if head.flags.get() & HAS_REPORT != 0 { Next::Report } else { Next::Files }
+}
+
+fn read_text(bytes: &[u8], item: &'static str, limit: usize) -> Result<String, Fault> {
+    let (prefix, text) = prefix(bytes, item)?;
     let count = index_of(prefix.count.get());
-    if count > REASON_LIMIT {
-        return Err(Fault::new(Code::TooLarge).item("reason").found(count).expected("at most 4096 bytes"));
+    if count > limit {
+        let fault = Fault::new(Code::TooLarge).item(item).found(count);
+        return Err(fault.expected(format_args!("at most {limit} bytes")));
     }
-    same_length("reason", text.len(), count)?;
+    same_length(item, text.len(), count)?;
     let text = std::str::from_utf8(text)
-        .map_err(|error| Fault::new(Code::Text).item("reason").offset(u64_of(error.valid_up_to())).found("no UTF-8"))?;
+        .map_err(|error| Fault::new(Code::Text).item(item).offset(u64_of(error.valid_up_to())).found("no UTF-8"))?;
     Ok(text.to_owned())
 }
 
@@ -422,6 +486,7 @@ fn name_of(kind: u32) -> &'static str {
     match kind {
         TICKET => "ticket",
         REASON => "reason",
+        REPORT => "report",
         FILES => "files",
         END => "end",
         _ => "an unknown kind",

@@ -73,6 +73,26 @@ fn a_whole_parcel_keeps_order_and_numbers() {
 }
 
 #[test]
+fn a_parcel_with_another_side_keeps_its_descriptors_apart() {
+    let said = "step\tnode\t5\n";
+    let parcel = |flags, descriptors| {
+        let report = (text(REPORT, said.len(), said.as_bytes()), vec![]);
+        assemble(&[(head(flags, 0), descriptors), report, (end(), vec![])]).unwrap().unwrap()
+    };
+    let RawParcel { arena, other, report, ticket, .. } = parcel(HAS_BATON | HAS_LINE | HAS_REPORT, vec![1, 2, 3, 4]);
+    let other = other.unwrap();
+    assert_eq!((arena, other.baton, other.process, other.line), (1, 2, 3, Some(4)));
+    assert_eq!((report.as_deref(), ticket.is_none()), (Some(said), true));
+    let other = parcel(HAS_BATON | HAS_REPORT, vec![1, 2, 3]).other.unwrap();
+    assert_eq!((other.baton, other.process, other.line), (2, 3, None));
+    let start = (head(HAS_REPORT, 0), vec![1]);
+    let says = "parcel-message: kind: found end, expected report";
+    refused(&[start.clone(), (end(), vec![])], Code::ParcelMessage, says);
+    let says = "too-large: report: found 65537, expected at most 65536 bytes";
+    refused(&[start, (text(REPORT, 65_537, &[b'a'; 9]), vec![])], Code::TooLarge, says);
+}
+
+#[test]
 fn another_version_is_a_mismatch_and_no_corruption() {
     let mut later = head(0, 0);
     later[8] = 2;
@@ -105,10 +125,17 @@ fn a_head_that_is_none() {
     let mut longer = head(0, 0);
     longer.push(0);
     refused(&[(longer, vec![1])], Code::ParcelMessage, "parcel-message: head: found 33 bytes, expected 32 bytes");
-    let says = "parcel-message: head.flags: found 0x3, expected 0, 1 (ticket) or 2 (reason)";
-    refused(&[(head(3, 0), vec![1, 2])], Code::ParcelMessage, says);
+    for (flags, count) in [(3, 2), (5, 4), (6, 3), (8, 2), (9, 3), (32, 1)] {
+        let says = format!(
+            "parcel-message: head.flags: found {flags:#x}, expected at most one of 1 (ticket), 2 (reason), 4 (baton); \
+             8 (line) with a baton; 16 (report)"
+        );
+        refused(&[(head(flags, 0), vec![1; count])], Code::ParcelMessage, &says);
+    }
     refused(&[(head(0, 0), vec![])], Code::ParcelCount, "parcel-count: head: found 0 descriptors, expected 1");
     refused(&[(head(1, 0), vec![1])], Code::ParcelCount, "parcel-count: head: found 1 descriptors, expected 2");
+    refused(&[(head(4, 0), vec![1; 2])], Code::ParcelCount, "parcel-count: head: found 2 descriptors, expected 3");
+    refused(&[(head(12, 0), vec![1; 3])], Code::ParcelCount, "parcel-count: head: found 3 descriptors, expected 4");
 }
 
 #[test]
@@ -128,7 +155,11 @@ fn fewer_and_more_files_than_the_head_says() {
 fn tokens_that_lie() {
     let start = (head(0, 600), vec![1]);
     let says = "token-duplicate: files.token: 9";
-    refused(&[start.clone(), (files(&[9]), vec![2]), (files(&[9]), vec![3])], Code::TokenDuplicate, says);
+    refused(
+        &[(head(0, 2), vec![1]), (files(&[9]), vec![2]), (files(&[9]), vec![3]), (end(), vec![])],
+        Code::TokenDuplicate,
+        says,
+    );
     let says = "parcel-message: files.count: found 0, expected 1..=253";
     refused(&[start.clone(), (files(&[]), vec![])], Code::ParcelMessage, says);
     let many: Vec<u64> = (0..254).collect();
@@ -206,7 +237,7 @@ fn tickets_reasons_and_ends_that_lie() {
 fn any_message() -> impl Strategy<Value = Received> {
     let bytes = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..100),
-        (0..4_u32, 0..5_u64).prop_map(|(flags, files)| head(flags, files)),
+        (0..33_u32, 0..5_u64).prop_map(|(flags, files)| head(flags, files)),
         prop::collection::vec(0..9_u64, 0..4).prop_map(|tokens| files(&tokens)),
         (0..3_u32, 0..5_usize, 0..3_u32).prop_map(|(copy, id, argc)| ticket(copy, id, argc, b"abcd\0e\0")),
         prop::collection::vec(any::<u8>(), 0..9).prop_map(|bytes| text(REASON, bytes.len(), &bytes)),

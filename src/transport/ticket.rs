@@ -160,6 +160,11 @@ impl Ticket {
         Ok(())
     }
 
+    /// Starts the program as a keeper of the handover with that nonce, which inherits the socket. A pidfd of it.
+    pub(super) fn spawn(&self, socket: BorrowedFd<'_>, nonce: u64) -> Result<OwnedFd, ExecError> {
+        self.program()?.spawn(socket, nonce)
+    }
+
     pub(super) fn program(&self) -> Result<Program, ExecError> {
         let file = self.file.try_clone().map_err(|source| ExecError::io("ticket", source))?;
         Program::from_parts(file, self.argv.clone())

@@ -11,7 +11,7 @@ use kho::mem::{Frame, Frames as _, MemError, Order};
 use kho::memfd::ByPages;
 use kho::payload::{Array, Bytes, Records};
 use kho::selftest::{Payload, Rule};
-use kho::transport::{Bundle, Program, Stayed, Ticket};
+use kho::transport::{Bundle, NotReplaced, Program, Ticket};
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use zerocopy::IntoBytes as _;
 
@@ -21,7 +21,7 @@ use super::{Args, Progress, now};
 type Failed = Box<dyn std::error::Error>;
 
 /// Makes everything, freezes, and leaves. Returns only when the process could not be replaced.
-pub(super) fn leave(args: &Args) -> Result<Stayed, Failed> {
+pub(super) fn leave(args: &Args) -> Result<NotReplaced, Failed> {
     let page = kho::mem::Geometry::with_page_size(u64::try_from(rustix::param::page_size())?)
         .ok_or("pages of this machine are neither 4K, 16K nor 64K")?;
     enough_memory(args.size)?;

@@ -432,7 +432,7 @@ fn not_admitted(what: &'static str) -> Fault {
     Fault::new(Code::Refused).item(what).found("an arena whose preserved blocks are not known").expected("admit first")
 }
 
-fn random() -> Result<u64, Fault> {
+pub(crate) fn random() -> Result<u64, Fault> {
     let mut bytes = [0_u8; 8];
     let got = retry_on_intr(|| getrandom(&mut bytes, GetRandomFlags::empty()));
     match got.map_err(|error| io_fault("getrandom", error))? {

@@ -31,7 +31,7 @@ use kho::handover::{Finished, Outgoing, Preserve, Registry, Scope};
 use kho::manifest::Manifest;
 use kho::payload::BytesNode;
 use kho::report::Fault;
-use kho::transport::{Arrival, Bundle, Program, Ticket};
+use kho::transport::{Arrival, Bundle, ExecError, Program, Ticket, Turn};
 use rustix::fs::MemfdFlags;
 
 use counter::Counter;
@@ -231,7 +231,7 @@ fn upgrade(version: &Version, state: &State, path: &str, how: &str) -> Anything<
 }
 
 fn take_over(version: &Version, arrival: Arrival) -> Anything<State> {
-    let Arrival { incoming, back, reason, .. } = arrival;
+    let Arrival { incoming, turn, reason, .. } = arrival;
     let mut registry = match version.manifest {
         Some(manifest) => Registry::of(manifest),
         None => Registry::new(),
@@ -243,19 +243,26 @@ fn take_over(version: &Version, arrival: Arrival) -> Anything<State> {
     let hints = version.hints.map(|made_of| registry.read_optional("hints", BytesNode { made_of, limit: 4096 }));
     let plan = incoming.plan(&registry);
     let findings = plan.findings().clone();
-    let go_back = |incoming, why: String| match &back {
-        Some(back) => back.go(incoming, &why).0.to_string(),
-        None => why,
+    let go_back = |turn: Turn, incoming, why: String| match turn.refuse(incoming, &why) {
+        Err((ExecError::NoTicket, _)) | Ok(()) => why,
+        Err((error, _)) => error.to_string(),
     };
-    let accepted = plan.accept().map_err(|refused| go_back(refused.incoming, refused.findings.to_string()))?;
-    let mut restored = accepted.restore().map_err(|failed| {
-        let why = failed.to_string();
-        go_back(failed.incoming, why)
-    })?;
+    let accepted = match plan.accept() {
+        Ok(accepted) => accepted,
+        Err(refused) => return Err(go_back(turn, refused.incoming, refused.findings.to_string()).into()),
+    };
+    let mut restored = match accepted.restore() {
+        Ok(restored) => restored,
+        Err(failed) => {
+            let why = failed.to_string();
+            return Err(go_back(turn, failed.incoming, why).into());
+        }
+    };
     let counter = restored.take(&counter).ok_or("no counter")?;
     let hints = hints.and_then(|hints| restored.take(&hints)).unwrap_or_default();
     let mut files = restored.take(&files).ok_or("no files")?;
     let log = files.take(LOG).ok_or("no log")?.into();
+    turn.take()?;
     restored.finish().1?;
     let mut said = format!("{} took over", version.name);
     let mut more = |text: &dyn Display| said = format!("{said}\n{text}");

@@ -1,0 +1,218 @@
+//! The [decision](super::commit), with a real line, a real process and a real baton.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::baton::{Baton, Reach};
+use super::commit::{Act, Event, Machine, Side, Word};
+use super::line::{ABORT, ACCEPTED, COMMIT, COMMITTED, Happened, Line, REFUSED};
+use super::report::{Report, Whose};
+use super::socket::Wait;
+use crate::report::{Code, Fault};
+
+/// How long one waits for the other side.
+///
+/// When a time is over, the predecessor goes on, if the successor has not taken over yet. The other way round, a successor
+/// that hears nothing takes over, if the predecessor has not gone on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For the first words of the other side.
+    pub hello: Duration,
+    /// Until the successor has received what travels while the predecessor serves.
+    pub prepare: Duration,
+    /// Until the successor has everything restored. The predecessor stands still meanwhile.
+    pub accept: Duration,
+    /// Until the successor has taken over, once it may.
+    pub commit: Duration,
+}
+
+impl Default for Patience {
+    /// 5 s, 60 s, 30 s and 5 s.
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Patience { hello: seconds(5), prepare: seconds(60), accept: seconds(30), commit: seconds(5) }
+    }
+}
+
+/// The other side, while it is not decided who goes on.
+#[derive(Debug)]
+pub(super) struct Opposite {
+    pub(super) line: Line,
+    /// A pidfd.
+    pub(super) process: OwnedFd,
+    pub(super) baton: Baton,
+}
+
+/// Who goes on.
+#[derive(Debug)]
+pub(super) enum Decided {
+    /// This side. The baton is marked. Why, as far as it is a predecessor's.
+    Ours(Fault),
+    /// The other one.
+    Theirs,
+}
+
+/// While the other side has the baton and does not serve yet, one looks again so often.
+const BRIEFLY: Duration = Duration::from_millis(2);
+/// What is said when all is decided is said at once, or not.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
+/// The predecessor's half, or its keeper's, from the moment when everything is delivered.
+///
+/// # Errors
+/// When the baton cannot be read: it is not decided then, and nobody may serve who has not before.
+pub(super) fn predecessor(
+    opposite: &Opposite,
+    patience: &Patience,
+    budget: Option<Duration>,
+    report: &mut Report,
+) -> Result<Decided, Fault> {
+    let mut machine = Machine::new(Side::Predecessor);
+    let mut until = later(patience.accept);
+    let mut why = Fault::new(Code::Late).item("accepted").found("nothing");
+    let mut accepted = false;
+    run(opposite, &mut machine, &mut until, |machine, event| match event {
+        Happened::Said(message) => match message.kind {
+            ACCEPTED => {
+                report.add_text(Whose::Successor, &message.said());
+                let dark = report.dark();
+                if let Some(budget) = budget.filter(|budget| dark > *budget) {
+                    machine.within(false);
+                    why = over_budget(dark, budget);
+                } else {
+                    accepted = true;
+                    why = Fault::new(Code::Late).item("committed").found("nothing");
+                }
+                (Event::Heard(Word::Accepted), patience.commit)
+            }
+            COMMITTED => {
+                report.add_text(Whose::Successor, &message.said());
+                why = Fault::new(Code::ParcelMessage).item("committed").found("a lie: it has not");
+                (Event::Heard(Word::Committed), patience.commit)
+            }
+            REFUSED => {
+                why = Fault::new(Code::Refused).item("successor").found(message.said());
+                (Event::Heard(Word::Refused), patience.commit)
+            }
+            other => {
+                why = Fault::new(Code::ParcelMessage).item("kind").found(other).expected("accepted");
+                (Event::Heard(Word::Abort), patience.commit)
+            }
+        },
+        Happened::Closed => {
+            why = Fault::new(Code::PeerClosed).item(phase(accepted)).found("the end of the connection");
+            (Event::Closed, patience.commit)
+        }
+        Happened::Dead => {
+            why = Fault::new(Code::PeerClosed).item(phase(accepted)).found("a process that has ended");
+            (Event::Dead, patience.commit)
+        }
+        Happened::Late => (Event::Late, patience.commit),
+    })
+    .map(|ours| if ours { Decided::Ours(why.clone()) } else { Decided::Theirs })
+}
+
+fn phase(accepted: bool) -> &'static str {
+    if accepted { "committed" } else { "accepted" }
+}
+
+pub(super) fn over_budget(dark: Duration, budget: Duration) -> Fault {
+    Fault::new(Code::Budget)
+        .item("blackout")
+        .found(format_args!("{dark:.1?}"))
+        .expected(format_args!("at most {budget:?}"))
+}
+
+/// The successor's half, once everything is restored.
+///
+/// # Errors
+/// As [`predecessor`].
+pub(super) fn successor(opposite: &Opposite, patience: Duration, report: &Report) -> Result<Decided, Fault> {
+    let mut machine = Machine::new(Side::Successor);
+    let mut until = later(patience);
+    let text = report.to_text(Whose::Successor);
+    // One that cannot be told is found to be gone below.
+    let _ = opposite.line.say(ACCEPTED, &[text.as_bytes()], Wait::for_(patience));
+    let mut why = Fault::new(Code::PeerServes).item("predecessor").found("the predecessor, which goes on");
+    let ours = run(opposite, &mut machine, &mut until, |_, event| {
+        let event = match event {
+            Happened::Said(message) if message.kind == COMMIT => Event::Heard(Word::Commit),
+            Happened::Said(message) => {
+                why = Fault::new(Code::PeerServes).item("predecessor").found(message.said());
+                Event::Heard(Word::Abort)
+            }
+            Happened::Closed => Event::Closed,
+            Happened::Dead => Event::Dead,
+            Happened::Late => Event::Late,
+        };
+        (event, patience)
+    })?;
+    Ok(if ours { Decided::Ours(why) } else { Decided::Theirs })
+}
+
+/// Runs the machine to its end; whether this side goes on. `hear` says what an event means, and how long to wait for the
+/// next one when something is said in answer.
+fn run(
+    opposite: &Opposite,
+    machine: &mut Machine,
+    until: &mut Instant,
+    mut hear: impl FnMut(&mut Machine, Happened) -> (Event, Duration),
+) -> Result<bool, Fault> {
+    let Opposite { line, process, baton } = opposite;
+    loop {
+        let (event, patience) = hear(machine, line.next(Some(process.as_fd()), *until));
+        let mut act = machine.on(event);
+        if act == Act::Reach {
+            act = machine.on(Event::Reached(baton.reach()?));
+        }
+        match act {
+            // A reach has told one of the others.
+            Act::Reach => {}
+            Act::WaitBriefly => {
+                // A closed line would wake us at once, again and again.
+                std::thread::sleep(BRIEFLY);
+                *until = later(BRIEFLY);
+            }
+            Act::Say(word) => {
+                let _ = line.say(kind(word), &[], Wait::for_(LAST_WORD));
+                *until = later(patience);
+            }
+            Act::Serve(_) => {
+                baton.mark()?;
+                return Ok(true);
+            }
+            Act::Yield => return Ok(false),
+        }
+    }
+}
+
+/// The last word of who has the baton: nothing depends on it.
+pub(super) fn tell(line: &Line, word: Word, text: &str) {
+    let _ = line.say(kind(word), &[text.as_bytes()], Wait::for_(LAST_WORD));
+}
+
+/// Before anybody else has the baton: takes it back. False when somebody has taken it, and it is not ours any more.
+pub(super) fn take_back(baton: &Baton) -> Result<bool, Fault> {
+    let ours = baton.reach()? == Reach::Ours;
+    if ours {
+        baton.mark()?;
+    }
+    Ok(ours)
+}
+
+const fn kind(word: Word) -> u32 {
+    match word {
+        Word::Accepted => ACCEPTED,
+        Word::Refused => REFUSED,
+        Word::Commit => COMMIT,
+        Word::Committed => COMMITTED,
+        Word::Abort => ABORT,
+    }
+}
+
+fn later(time: Duration) -> Instant {
+    match Wait::for_(time) {
+        Wait::Until(end) => end,
+        Wait::Never => Instant::now(),
+    }
+}

@@ -1,0 +1,127 @@
+//! The successor's turn: to take over, or to refuse.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::commit::Word;
+use super::decide::{self, Decided, Opposite};
+use super::handoff::WayBack;
+use super::line::REFUSED;
+use super::report::{Report, Whose};
+use super::socket::Wait;
+use super::{Bundle, ExecError};
+use crate::handover::Incoming;
+use crate::report::{Code, Fault};
+
+/// Whether a handover is this process's own: before that nothing of it may be freed, because another process may go on
+/// with it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ours(Arc<AtomicBool>);
+
+impl Ours {
+    /// That it is.
+    ///
+    /// # Errors
+    /// [`Code::Refused`] when it is not yet.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        if self.0.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let fault = Fault::new(Code::Refused).item("handover").found("one that the predecessor may still go on with");
+        Err(fault.expected("Turn::take before it"))
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Who may still go on instead of this process.
+#[derive(Debug)]
+pub(super) enum Before {
+    /// Nobody: the predecessor is gone, by exec.
+    Nobody(Option<WayBack>),
+    /// A process, the predecessor itself or its keeper.
+    Process { opposite: Box<Opposite>, patience: Duration, keeper: bool },
+}
+
+/// What a successor does once with a handover that came: [`take`](Turn::take) over, or [`refuse`](Turn::refuse).
+///
+/// Until then the predecessor, or its [keeper](super::Keeper), may go on with the same handover: so nothing of it is
+/// changed, no request is answered, and [`Restored::finish`](crate::handover::Restored::finish) refuses. Dropped, it is a
+/// refusal.
+#[derive(Debug)]
+#[must_use = "a turn that is dropped is a refusal"]
+pub struct Turn {
+    pub(super) before: Before,
+    pub(super) ours: Ours,
+    pub(super) report: Report,
+}
+
+impl Turn {
+    /// Takes over. Everything is restored before; from here on this process serves, and no other one.
+    ///
+    /// The predecessor is told that all is accepted, and says whether it is in time. Where it died, or is silent, this
+    /// process takes over too: exactly one goes on.
+    ///
+    /// # Errors
+    /// [`Code::PeerServes`]: the predecessor goes on. Drop everything and end, without having changed anything.
+    pub fn take(mut self) -> Result<Report, Fault> {
+        self.report.gather(Whose::Successor);
+        match self.before {
+            Before::Nobody(_) => self.report.ends(),
+            Before::Process { opposite, patience, keeper } => {
+                match decide::successor(&opposite, patience, &self.report)? {
+                    Decided::Ours(_) => {
+                        self.report.ends();
+                        decide::tell(&opposite.line, Word::Committed, &self.report.to_text(Whose::Successor));
+                    }
+                    Decided::Theirs => {
+                        return Err(Fault::new(Code::PeerServes).item("predecessor").found("a process that goes on"));
+                    }
+                }
+                if keeper {
+                    super::keeper::reap(opposite.process);
+                }
+            }
+        }
+        self.ours.set();
+        Ok(self.report)
+    }
+
+    /// Refuses, and says why: the predecessor goes on with the handover, which must be as it came.
+    ///
+    /// A predecessor that lives, or its keeper, is told, and this process has nothing more to do. Where there is none but a
+    /// return [`Ticket`](super::Ticket), the predecessor's program is executed in this process, and this function returns
+    /// only when that failed.
+    ///
+    /// # Errors
+    /// Nobody goes on instead; with the handover.
+    pub fn refuse(self, incoming: Incoming<Bundle>, reason: &str) -> Result<(), (ExecError, Incoming<Bundle>)> {
+        match self.before {
+            Before::Nobody(Some(back)) => Err(back.go(incoming, reason)),
+            Before::Nobody(None) => Err((ExecError::NoTicket, incoming)),
+            Before::Process { opposite, .. } => {
+                // One that does not listen finds this process gone.
+                let _ = opposite.line.say(REFUSED, &[reason.as_bytes()], Wait::for_(Duration::from_secs(1)));
+                Ok(())
+            }
+        }
+    }
+
+    /// The way back by exec, if there is one.
+    #[must_use]
+    pub const fn back(&self) -> Option<&WayBack> {
+        match &self.before {
+            Before::Nobody(back) => back.as_ref(),
+            Before::Process { .. } => None,
+        }
+    }
+
+    /// What is measured so far: the predecessor's times, as it told them.
+    #[must_use]
+    pub const fn report(&self) -> &Report {
+        &self.report
+    }
+}
