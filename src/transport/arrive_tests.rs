@@ -136,7 +136,7 @@ fn foreign_descriptors_are_left_as_they_are() {
 #[test]
 fn a_variable_that_is_not_ours_is_no_handover() {
     let good = "5:77:00000000000000ff:v1";
-    assert_eq!(parse(OsStr::new(good)), Some(Named { number: 5, pid: 77, nonce: 255, version: 1 }));
+    assert_eq!(parse(OsStr::new(good)), Some(Named { number: 5, pid: 77, nonce: 255, version: 1, keeps: false }));
     for bad in [
         "",
         "5",
