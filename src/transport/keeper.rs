@@ -21,7 +21,7 @@ use super::baton::Baton;
 use super::commit::Word;
 use super::decide::{self, Decided, Opposite, Patience};
 use super::door::own_process;
-use super::exec::{ExecError, Program};
+use super::exec::{Ask, ExecError, Program};
 use super::handoff::{Arrival, Closing, NotTaken};
 use super::line::{self, KEEP, KEEPING, Keep, Line};
 use super::parcel::Other;
@@ -92,8 +92,10 @@ impl Way for Exec<'_> {
 
     fn meet(&mut self, leaving: &Leaving<'_>) -> Result<Option<Terms>, Fault> {
         let reads = match self.program.says()? {
+            _ if self.program.ask == Ask::Nothing => None,
             Ok(found) => Some(found.reads),
-            Err(_) => None,
+            Err(_) if self.program.ask == Ask::Refusal => None,
+            Err(why) => return Err(of_exec(&ExecError::Untold { why })),
         };
         if let Some(ticket) = self.ticket.filter(|_| self.kept) {
             self.keeper = Some(Keeper::start(ticket, leaving)?);
