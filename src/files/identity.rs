@@ -231,8 +231,13 @@ pub(super) fn compare(expected: &Record, file: BorrowedFd<'_>, reborn: bool) -> 
     if let (true, Err(only)) = (reborn, kind.carried_by(Route::Session)) {
         return Err(Fault::new(Code::FileKind).item("kind").found(kind.with_article()).expected(only));
     }
+    same(kind, expected, &came, reborn)
+}
+
+/// Holds what a file of that kind is now against what it was.
+pub(super) fn same(kind: Kind, expected: &Record, came: &Record, reborn: bool) -> Result<(), Fault> {
     let remains = |item: &str| !reborn || matches!(item, "size" | "seals" | "position");
-    let (came, recorded) = (identity(kind, &came), identity(kind, expected));
+    let (came, recorded) = (identity(kind, came), identity(kind, expected));
     let mut fields = came.into_iter().zip(recorded).filter(|((item, _), _)| remains(item));
     match fields
         .find(|((item, found), (other, expected))| item != other || (found != expected && !is_gone(kind, item, *found)))

@@ -118,31 +118,32 @@ fn records_of_other_files_of_the_same_kind() {
     );
 }
 
-/// A pidfd of a kernel without pidfs.
 #[test]
 fn a_process_that_is_gone_is_not_another_one() {
     let mut child = std::process::Command::new("true").spawn().unwrap();
     let process = rustix::process::Pid::from_child(&child);
     let file = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).unwrap();
-    let without = |detail: u64| {
-        let mut record = identity::record(1, file.as_fd()).unwrap();
-        (record.detail, record.more) = (detail.into(), 0.into());
+    let before = identity::record(1, file.as_fd()).unwrap();
+    assert_eq!(before.detail.get(), u64::from(child.id()));
+    child.wait().unwrap();
+    assert_eq!(identity::record(1, file.as_fd()).unwrap().detail.get(), u64::MAX);
+    identity::compare(&before, file.as_fd(), false).unwrap();
+}
+
+#[test]
+fn without_pidfs_a_process_is_known_by_its_number() {
+    let record = |process: u64, inode: u64| {
+        let mut record = identity::record(1, pidfd().as_fd()).unwrap();
+        (record.detail, record.more, record.inode) = (process.into(), 0.into(), inode.into());
         record
     };
-    let number = identity::record(1, file.as_fd()).unwrap().detail.get();
-    assert_eq!(number, u64::from(child.id()));
-    // The record of a kernel that has pidfs is not what is compared here.
-    if identity::record(1, file.as_fd()).unwrap().more == 0 {
-        identity::compare(&without(number), file.as_fd(), false).unwrap();
-        assert!(identity::compare(&without(number + 1), file.as_fd(), false).is_err());
-    }
-    child.wait().unwrap();
-    let gone = identity::record(1, file.as_fd()).unwrap();
-    assert_eq!(gone.detail.get(), u64::MAX);
-    // By its inode it is still the same.
-    let mut before = gone;
-    before.detail = number.into();
-    identity::compare(&before, file.as_fd(), false).unwrap();
+    let told = |expected: u64, found: u64| {
+        identity::same(Kind::Pidfd, &record(expected, 1), &record(found, 2), false).map_err(|fault| fault.to_string())
+    };
+    assert_eq!(told(42, 42), Ok(()));
+    assert_eq!(told(42, u64::MAX), Ok(()), "it has ended, and nobody knows its number any more");
+    assert_eq!(told(42, 43), Err("file-identity: process: found 0x2b, expected 0x2a".into()));
+    assert!(told(u64::MAX, 42).is_err(), "nobody comes back");
 }
 
 #[test]
@@ -170,7 +171,7 @@ fn a_route_refuses_before_anything_leaves() {
     files.add(0x30, File::open("/dev/null").unwrap().into()).unwrap();
     let only = "a memfd that is not hugetlb, which is all that a session carries";
     let told: Vec<String> = files.refused_by(Route::Session).iter().map(ToString::to_string).collect();
-    let says = |item: &str, found: &str| format!("file-kind: {item}.kind: found {found}, expected {only}");
+    let says = |item: &str, found: &str| format!("file-kind: {item}: found {found}, expected {only}");
     assert_eq!(told, [says("files[0x2]", "an eventfd"), says("files[0x30]", "a character device")]);
     assert!(files.refused_by(Route::Exec).is_empty() && files.refused_by(Route::Socket).is_empty());
     // Received and not looked at yet.

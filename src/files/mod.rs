@@ -6,7 +6,7 @@
 //!
 //! # Kinds
 //! Across exec and through a socket every [`Kind`] travels, as the open file that it is; a session of `/dev/liveupdate`
-//! carries one, which the next kernel makes anew. [`Files::refused_by`] tells it before anybody leaves. Compared are what
+//! carries memfds, which the next kernel makes anew. [`Files::refused_by`] tells it before anybody leaves. Compared are what
 //! a file is known by (identity), and what may not change while nobody uses it (state); the status flags of all of them
 //! are in the latter, and say with which access a file is open.
 //!
@@ -42,13 +42,14 @@
 //!   descriptors must travel too: one whose open file is closed by exec is watched no longer, and the plan refuses. What
 //!   an event says (`data`) is as it was. To change or remove a registration takes the old number, with the same open
 //!   file behind it (`dup2` it there); an epoll that is to live on is better registered anew.
-//! - **Timerfds** run on, and count what expires meanwhile. Those of the alarm clocks keep the right to wake the machine.
+//! - **Timerfds** run on, and count what expires meanwhile.
 //! - **Signalfds** read the signals of whoever reads: of the successor, across exec with its blocked and pending signals;
-//!   through a socket those of the other process.
+//!   through a socket those of the other process. An epoll that watches one reports for the process that registered it.
 //! - **Pidfds** stay usable for signals and polling; to wait for a process it must be a child, which it is after exec and
 //!   not through a socket. There the number in a record may be of another pid namespace, where the kernel has no pidfs
 //!   (before 6.9).
-//! - **Unix sockets** in which descriptors wait travel in a socket themselves: the kernel allows that a few levels deep.
+//! - **Unix sockets** in which descriptors wait travel in a socket themselves: kernels limit how deep that may go, and how
+//!   many descriptors of a user are on their way.
 //!
 //! Everything else is refused, with the reason: what is bound to the memory of a process (`kvm-vm`, `kvm-vcpu`, `io_uring`,
 //! `userfaultfd`), directories and `O_PATH` descriptors, anonymous inodes that nothing tells from others of their kind
@@ -58,8 +59,7 @@
 //! at both ends, or the error says so. The other kinds do without.
 //!
 //! # One file twice
-//! A memfd stands under one token only: two would be two files in a session, and whoever maps it maps it by its inode. Of
-//! the other kinds several descriptors of one file are legitimate (two ends of a pipe, a log that is open twice at two
+//! A memfd stands under one token only: two would be two files in a session. Of the other kinds several descriptors of one file are legitimate (two ends of a pipe, a log that is open twice at two
 //! positions, `dup`), and each has a token of its own. Descriptors of one *open* file still share it when they arrived.
 
 mod identity;
@@ -150,7 +150,7 @@ pub struct Rejected {
 /// // A session takes memfds only.
 /// let told: Vec<String> = files.refused_by(Route::Session).iter().map(ToString::to_string).collect();
 /// let only = "a memfd that is not hugetlb, which is all that a session carries";
-/// assert_eq!(told, [format!("file-kind: files[0x2].kind: found a character device, expected {only}")]);
+/// assert_eq!(told, [format!("file-kind: files[0x2]: found a character device, expected {only}")]);
 /// assert!(files.refused_by(Route::Exec).is_empty());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -214,8 +214,7 @@ impl Files {
     pub fn refused_by(&self, route: Route) -> Vec<Fault> {
         let carried = |file| {
             let kind = Kind::of(file)?;
-            kind.carried_by(route)
-                .map_err(|only| Fault::new(Code::FileKind).item("kind").found(kind.with_article()).expected(only))
+            kind.carried_by(route).map_err(|only| Fault::new(Code::FileKind).found(kind.with_article()).expected(only))
         };
         let refused = self.iter().filter_map(|(token, file)| Some((token, carried(file).err()?)));
         refused.map(|(token, fault)| fault.within(&format!("files[{token:#x}]"))).collect()

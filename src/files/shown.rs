@@ -70,3 +70,44 @@ pub(crate) fn details(record: &Record) -> Vec<String> {
         }],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros as _;
+
+    fn shown(kind: u32, status: u32, detail: u64, more: u64) -> String {
+        let mut record = Record::new_zeroed();
+        (record.kind, record.status) = (kind.into(), status.into());
+        (record.detail, record.more) = (detail.into(), more.into());
+        details(&record).join(", ")
+    }
+
+    #[test]
+    fn details_in_words() {
+        let max = u64::MAX;
+        let of = |kind: Kind, detail: u64, more: u64| shown(kind.number(), 0, detail, more);
+        assert_eq!(of(Kind::Memfd, 0, 0), "");
+        assert_eq!(of(Kind::Hugetlb, 2 << 20, 0), "pages of 2097152 bytes");
+        assert_eq!(of(Kind::Pipe, 65536, 0), "reading end, capacity 65536");
+        assert_eq!(shown(Kind::Pipe.number(), 0o4001, 4096, 0), "writing end, capacity 4096");
+        assert_eq!(shown(Kind::Pipe.number(), 2, 4096, 0), "both ends, capacity 4096");
+        assert_eq!(of(Kind::Socket, 1 << 32 | 2, 1 << 32 | 6), "inet, stream, protocol 6, listening");
+        assert_eq!(of(Kind::Socket, 1 << 32 | 99, 0), "domain 99, stream");
+        assert_eq!(of(Kind::CharDevice, 259, 0), "1:3");
+        assert_eq!(of(Kind::Eventfd, 7, 1), "id 7");
+        assert_eq!(of(Kind::Eventfd, 0, 2), "semaphore");
+        assert_eq!(of(Kind::Epoll, 3, 0), "watches 3");
+        assert_eq!(of(Kind::Timerfd, 7, 0), "boottime, without interval");
+        assert_eq!(of(Kind::Timerfd, 1, 500), "monotonic, every 500 ns");
+        assert_eq!(of(Kind::Signalfd, 1 << 63 | 1 << 9, 0), "signals 10 64");
+        assert_eq!(of(Kind::Signalfd, 0, 0), "signals none");
+        assert_eq!(
+            [0, 42, max].map(|process| of(Kind::Pidfd, process, 1)),
+            ["process of another namespace", "process 42", "process that is gone"]
+        );
+        // What lies is shown as it is.
+        assert_eq!((shown(99, 0, 0, 0), shown(99, 0, 1, max)), (String::new(), "0x1, 0xffffffffffffffff".into()));
+        assert_eq!(of(Kind::Socket, max, max), "domain 4294967295, type 4294967295, protocol 4294967295, listening");
+    }
+}
