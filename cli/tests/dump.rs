@@ -278,7 +278,7 @@ fn the_tree_is_for_people_and_cannot_drive_their_terminal() {
 
 /// A pipe, a device, a socket and a file under the tokens 1 to 4.
 fn resources(capacity: usize, len: u64) -> Handover {
-    let mut outgoing = Outgoing::new(Bundle::new(1 << 20).unwrap());
+    let mut outgoing = Outgoing::new(Bundle::new(64 << 20).unwrap());
     let (reader, _writer) = std::io::pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&reader, capacity).unwrap();
     outgoing.preserve_file(1, reader.into()).unwrap();
@@ -302,8 +302,9 @@ fn files_are_shown_and_compared_by_what_they_are() {
     ] {
         assert!(shown.contains(line), "{shown}");
     }
-    let files = &node(&one.decoded(), "files")["content"]["files"];
-    assert_eq!((&files[0]["kind"], &files[0]["detail"]), (&json!("pipe"), &json!(["reading end", "capacity 4096"])));
+    let decoded = one.decoded();
+    let file = &node(&decoded, "files")["content"]["files"][0];
+    assert_eq!((&file["kind"], &file["detail"]), (&json!("pipe"), &json!(["reading end", "capacity 4096"])));
     let told = run(1, &["diff", one.path(), other.path()]);
     assert!(told.contains("files[0x4].size: 2048 -> 1024"), "{told}");
     assert!(told.contains("files[0x1].detail: ") && told.contains("capacity 8192"), "{told}");
