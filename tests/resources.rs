@@ -190,6 +190,11 @@ fn a_swapped_file_is_found() {
     swapped(signals(&[1]), signals(&[1, 2]), "signals: found 0x3, expected 0x1");
     let device = |path: &str| File::open(path).unwrap();
     swapped(device("/dev/null"), device("/dev/zero"), "inode: found 0x");
+    let master = || OpenOptions::new().read(true).write(true).open("/dev/ptmx").map_err(|error| error.to_string());
+    match (master(), master()) {
+        (Ok(one), Ok(other)) => swapped(one, other, "terminal: found 0x"),
+        (Err(error), _) | (_, Err(error)) => eprintln!("needs pseudoterminals: {error}"),
+    }
     swapped(tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap(), "inode: found 0x");
     let small = || memfd(MemfdFlags::empty(), 1);
     if let Ok(huge) = rustix::fs::memfd_create(c"huge", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB) {

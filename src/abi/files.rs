@@ -26,6 +26,8 @@ pub const KIND_PIPE: u32 = 4;
 /// upper half 1 when it listens.
 pub const KIND_SOCKET: u32 = 5;
 /// A character device. [`Record::detail`]: its device number, major and minor as `makedev` joins them.
+/// [`Record::more`]: of the master of a pseudoterminal (5:2) the number of that terminal plus one, when the kernel says
+/// it.
 pub const KIND_CHAR_DEVICE: u32 = 6;
 /// A block device. [`Record::detail`]: as of a character device.
 pub const KIND_BLOCK_DEVICE: u32 = 7;

@@ -26,6 +26,11 @@ pub(super) const fn high(word: u64) -> u64 {
     word.wrapping_shr(32)
 }
 
+/// Whether that is `/dev/ptmx`.
+fn is_terminal(device: u64) -> bool {
+    device == rustix::fs::makedev(5, 2)
+}
+
 /// Looks at a file.
 pub(super) fn record(token: u64, file: BorrowedFd<'_>) -> Result<Record, Fault> {
     let looked = look(file)?;
@@ -78,6 +83,12 @@ fn details(looked: &Looked, file: BorrowedFd<'_>) -> Result<(u64, u64), Fault> {
             let listens = sockopt::socket_acceptconn(file).map_err(system("SO_ACCEPTCONN"))?;
             (halves(domain.into(), ty), halves(protocol, listens.into()))
         }
+        // Masters of pseudoterminals are one inode.
+        Kind::CharDevice if is_terminal(looked.stat.st_rdev) => {
+            let [index] = proc_info::values(file, ["tty-index"])?;
+            let index = index.and_then(|text| text.parse::<u64>().ok());
+            (looked.stat.st_rdev, index.map_or(0, |index| index.saturating_add(1)))
+        }
         Kind::CharDevice | Kind::BlockDevice => (looked.stat.st_rdev, 0),
         Kind::Eventfd => {
             let [id, semaphore] = proc_info::values(file, ["eventfd-id", "eventfd-semaphore"])?;
@@ -127,7 +138,8 @@ pub(super) fn check(expected: &Record) -> Result<(), Fault> {
     // The bits that mean something.
     let (detail, more) = match kind {
         Kind::Memfd | Kind::Regular => (0, 0),
-        Kind::Hugetlb | Kind::Pipe | Kind::CharDevice | Kind::BlockDevice | Kind::Epoll | Kind::Signalfd => {
+        Kind::CharDevice if is_terminal(expected.detail.get()) => (u64::MAX, u64::MAX),
+        Kind::CharDevice | Kind::Hugetlb | Kind::Pipe | Kind::BlockDevice | Kind::Epoll | Kind::Signalfd => {
             (u64::MAX, 0)
         }
         Kind::Socket => (u64::MAX, halves(u32::MAX, 1)),
@@ -180,7 +192,7 @@ fn identity(kind: Kind, record: &Record) -> Vec<(&'static str, u64)> {
         }
         Kind::CharDevice => {
             all.extend(inode);
-            all.extend([("device number", detail), status]);
+            all.extend([("device number", detail), ("terminal", more), status]);
         }
         Kind::BlockDevice => {
             all.extend(inode);

@@ -5,6 +5,7 @@ use alloc::vec;
 use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use proptest::prelude::*;
 use rustix::event::EventfdFlags;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
@@ -12,7 +13,9 @@ use super::tests::{changed_of, handed_over, memfd, told};
 use super::*;
 use crate::handover::Incoming;
 use crate::mem::Arena;
+use crate::testing::cases;
 use crate::transport::Bundle;
+use zerocopy::FromBytes as _;
 
 fn eventfd(count: u32) -> OwnedFd {
     rustix::event::eventfd(count, EventfdFlags::CLOEXEC).unwrap()
@@ -181,5 +184,24 @@ fn a_route_refuses_before_anything_leaves() {
     for kind in Kind::ALL {
         assert!(kind.carried_by(Route::Exec).is_ok() && kind.carried_by(Route::Socket).is_ok());
         assert_eq!(kind.carried_by(Route::Session).is_ok(), *kind == Kind::Memfd, "{kind}");
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(300))]
+
+    #[test]
+    fn any_record_is_an_error_or_a_file(mut bytes in prop::collection::vec(any::<u8>(), size_of::<Record>()), kind in 0..20_u8) {
+        // Nearly every other number is no kind.
+        if kind < 14 {
+            bytes[8..12].copy_from_slice(&[kind, 0, 0, 0]);
+        }
+        let record = Record::read_from_bytes(&bytes).unwrap();
+        let _ = (identity::check(&record), identity::compare(&record, memfd(0).as_fd(), kind & 1 == 0));
+        for known in Kind::ALL {
+            prop_assert_eq!(identity::same(*known, &record, &record, false).is_ok(), true);
+        }
+        #[cfg(feature = "serde")]
+        let _ = details(&record);
     }
 }

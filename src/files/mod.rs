@@ -17,7 +17,7 @@
 //! | regular file | device, inode | size, position, mode | yes | yes | no |
 //! | pipe, FIFO | device, inode, which end | capacity | yes | yes | no |
 //! | socket | device, inode, domain, type, protocol | listening or not | yes | yes | no |
-//! | character device | device, inode, device number | | yes | yes | no |
+//! | character device | device, inode, device number; of `/dev/ptmx` which terminal | | yes | yes | no |
 //! | block device | device, inode, device number | position | yes | yes | no |
 //! | eventfd | its `eventfd-id` | whether it is a semaphore | yes | yes | no |
 //! | epoll | | how many descriptors it watches | yes | yes | no |
@@ -33,7 +33,7 @@
 //!   change. One without a name in a tmpfs is a memfd. Files of `/proc` are refused: they speak of the process, thread or
 //!   memory that they were opened for.
 //! - **Character devices**: a driver may have bound the open file to the memory of the process (`vhost`, for one), which
-//!   is not seen here. Two masters of pseudoterminals are one inode, and not told apart.
+//!   is not seen here.
 //! - **Block devices** travel because an exclusive open must not have a gap between two processes: a disk of a virtual
 //!   machine.
 //! - **Eventfds** without an id (a kernel before 5.2) are told apart by nothing but their flags. The same is true of two
@@ -55,8 +55,8 @@
 //! `userfaultfd`), directories and `O_PATH` descriptors, anonymous inodes that nothing tells from others of their kind
 //! (inotify, fanotify, bpf, perf, and what is not known here).
 //!
-//! Anonymous inodes (eventfd, epoll, timerfd, signalfd, pidfd) are known by what `/proc` says of them: it must be mounted
-//! at both ends, or the error says so. The other kinds do without.
+//! Anonymous inodes (eventfd, epoll, timerfd, signalfd, pidfd) and masters of pseudoterminals are known by what `/proc`
+//! says of them: it must be mounted at both ends, or the error says so. The other kinds do without.
 //!
 //! # One file twice
 //! A memfd stands under one token only: two would be two files in a session. Of the other kinds several descriptors of one file are legitimate (two ends of a pipe, a log that is open twice at two

@@ -150,4 +150,16 @@ mod tests {
         assert_eq!(told(Some(&"x".into())).unwrap_err().to_string(), "io: fdinfo: clockid: x");
         assert_eq!(told(Some(&"7".into())).unwrap(), 7);
     }
+
+    proptest::proptest! {
+        #![proptest_config(crate::testing::cases(300))]
+
+        #[test]
+        fn any_bytes_are_lines_or_none(bytes in proptest::collection::vec(0..=255_u8, 0..9000)) {
+            parse(bytes.as_slice(), |_, value| {
+                let _ = nanoseconds(value);
+            })
+            .unwrap();
+        }
+    }
 }

@@ -47,7 +47,9 @@ pub(crate) fn details(record: &Record) -> Vec<String> {
             all
         }
         Kind::CharDevice | Kind::BlockDevice => {
-            vec![format!("{}:{}", rustix::fs::major(detail), rustix::fs::minor(detail))]
+            let number = format!("{}:{}", rustix::fs::major(detail), rustix::fs::minor(detail));
+            let terminal = more.checked_sub(1).map(|terminal| format!("terminal {terminal}"));
+            core::iter::once(number).chain(terminal).collect()
         }
         Kind::Eventfd => {
             let id = (more & EVENTFD_ID != 0).then(|| format!("id {detail}"));
@@ -95,6 +97,7 @@ mod tests {
         assert_eq!(of(Kind::Socket, 1 << 32 | 2, 1 << 32 | 6), "inet, stream, protocol 6, listening");
         assert_eq!(of(Kind::Socket, 1 << 32 | 99, 0), "domain 99, stream");
         assert_eq!(of(Kind::CharDevice, 259, 0), "1:3");
+        assert_eq!(of(Kind::CharDevice, 5 << 8 | 2, 4), "5:2, terminal 3");
         assert_eq!(of(Kind::Eventfd, 7, 1), "id 7");
         assert_eq!(of(Kind::Eventfd, 0, 2), "semaphore");
         assert_eq!(of(Kind::Epoll, 3, 0), "watches 3");
