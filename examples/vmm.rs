@@ -1,4 +1,4 @@
-//! A virtual machine that goes on while its VMM is replaced: `cargo run --example vmm`.
+//! A virtual machine that goes on while its VMM is replaced: `cargo run --example vmm --features vm-memory`.
 //!
 //! A VMM has two kinds of state. The memory of the guest is large and is not touched: it is in a memfd, whose descriptor
 //! travels, with a table of what of it is where in the guest. The rest is small and has structure: vCPUs with their interrupt controllers, a bus, devices that several
@@ -25,7 +25,9 @@ use kho::state::{ArcLink, Origin, State, States, StatesNode, Versions};
 use kho::transport::{Arrival, Bundle, Program};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::time::{ClockId, clock_gettime};
-use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _};
+use vm_memory::{
+    Bytes as _, FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
+};
 
 /// Which release each process is: an upgrade, and the way back.
 const ROUTE: [u32; 3] = [1, 2, 1];

@@ -273,13 +273,7 @@ fn file(file: &Device) -> String {
 
 fn region(region: &GuestRegion) -> String {
     let write = if region.prot & kho::abi::guest::PROT_WRITE == 0 { "read only" } else { "read and write" };
-    format!(
-        "{:#x}: {}, {write}, at {:#x} of token {:#x}",
-        region.guest,
-        size(region.size),
-        region.offset,
-        region.token
-    )
+    format!("{:#x}: {}, {write}, at {:#x} of token {:#x}", region.guest, size(region.size), region.offset, region.token)
 }
 
 fn sealed(seals: &[String]) -> String {

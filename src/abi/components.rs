@@ -4,8 +4,8 @@ use core::fmt;
 use core::ops::RangeInclusive;
 
 use super::{
-    Layout, arena, block, files, guest, kexec_metadata, kho, kho_test, liveupdate, luo, manifest, memblock, memfd, payload,
-    radix, state, state_kind, vmalloc, x86_boot,
+    Layout, arena, block, files, guest, kexec_metadata, kho, kho_test, liveupdate, luo, manifest, memblock, memfd,
+    payload, radix, state, state_kind, vmalloc, x86_boot,
 };
 use crate::compat::Compat;
 use crate::mem::Geometry;

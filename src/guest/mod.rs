@@ -74,8 +74,12 @@ use crate::report::{Code, Fault};
 
 #[cfg(feature = "vm-memory")]
 mod backing;
+#[cfg(all(test, feature = "vm-memory"))]
+mod hostile;
 #[cfg(feature = "vm-memory")]
 mod memory;
+#[cfg(all(test, feature = "vm-memory"))]
+mod memory_tests;
 #[cfg(feature = "vm-memory")]
 mod regions;
 #[cfg(all(test, feature = "vm-memory"))]

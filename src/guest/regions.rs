@@ -10,7 +10,9 @@ use std::os::fd::AsFd as _;
 
 use vm_memory::bitmap::{Bitmap, NewBitmap};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _, GuestRegionMmap};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _, GuestRegionMmap,
+};
 use zerocopy::IntoBytes as _;
 
 use super::backing::Backing;
@@ -61,7 +63,7 @@ fn own<B: Bitmap>(mapped: &GuestRegionMmap<B>, page: u64) -> Result<Own<'_>, Fau
 }
 
 /// All regions as they are written, and the files of their tokens, which are their numbers among these.
-fn owned<'a, B: Bitmap + 'a>(
+pub(super) fn owned<'a, B: Bitmap + 'a>(
     all: impl Iterator<Item = &'a GuestRegionMmap<B>>,
     page: u64,
 ) -> Result<(Vec<Region>, Vec<&'a File>), Fault> {
