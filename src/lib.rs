@@ -80,7 +80,7 @@
 //! - `schema`: JSON Schemas of the values of `serde`. Adds `schemars`.
 //! - `serde`: findings, plans and layouts as values; with `std` also `inspect` and `successor`.
 //! - `images`: packed images of kernels are unpacked; adds `flate2`, `lzma-rust2`, `ruzstd`, `lz4_flex` and `bzip2`.
-//! - `vm-memory`: guest memory of rust-vmm, see [`guest`]; adds `vm-memory`.
+//! - `vm-memory`: memory of virtual machines as rust-vmm has it (see [`guest`]); implies `std`, adds `vm-memory`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![warn(
     clippy::indexing_slicing,

@@ -62,33 +62,40 @@ fn own<B: Bitmap>(mapped: &GuestRegionMmap<B>, page: u64) -> Result<Own<'_>, Fau
     Ok(Own { region, file: part.file(), backing })
 }
 
+/// A file of the predecessor, and the first region that is a part of it.
+pub(super) struct Behind<'a> {
+    file: &'a File,
+    writable: bool,
+    first: usize,
+}
+
 /// All regions as they are written, and the files of their tokens, which are their numbers among these.
 pub(super) fn owned<'a, B: Bitmap + 'a>(
     all: impl Iterator<Item = &'a GuestRegionMmap<B>>,
     page: u64,
-) -> Result<(Vec<Region>, Vec<&'a File>), Fault> {
+) -> Result<(Vec<Region>, Vec<Behind<'a>>), Fault> {
     let mut row = Row::default();
-    let (mut regions, mut files) = (Vec::new(), Vec::<(&File, bool)>::new());
+    let (mut regions, mut files) = (Vec::new(), Vec::<Behind<'_>>::new());
     let mut numbers = BTreeMap::new();
-    for (number, mapped) in all.enumerate() {
+    for (first, mapped) in all.enumerate() {
         let own = own(mapped, page).and_then(|own| row.place(&own.region).map(|()| own));
-        let Own { mut region, file, backing } = own.map_err(|fault| fault.within(&item(number)))?;
+        let Own { mut region, file, backing } = own.map_err(|fault| fault.within(&item(first)))?;
         let number = match numbers.entry(backing.inode) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(free) => {
-                files.push((file, backing.writable));
+                files.push(Behind { file, writable: backing.writable, first });
                 *free.insert(files.len().saturating_sub(1))
             }
         };
         // Of several descriptors of one memfd, one that is enough for all.
-        if let Some(known) = files.get_mut(number).filter(|known| !known.1) {
-            *known = (file, backing.writable);
+        if let Some(known) = files.get_mut(number).filter(|known| !known.writable) {
+            (known.file, known.writable) = (file, backing.writable);
         }
         region.token = u64_of(number).into();
         regions.push(region);
     }
     is_count(u64_of(regions.len()))?;
-    Ok((regions, files.into_iter().map(|(file, _)| file).collect()))
+    Ok((regions, files))
 }
 
 /// The memory stays where it is: memfds travel as descriptors, and what is written is the table of its regions.
@@ -106,7 +113,10 @@ impl<M: Home, B: Bitmap> Preserve<M> for GuestMemoryMmap<B> {
     fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
         let page = scope.geometry().page_size();
         let (mut regions, files) = owned(self.iter(), page)?;
-        let tokens = files.into_iter().map(|file| scope.keep_file(files::duplicate(file)?));
+        let tokens = files.into_iter().map(|behind| {
+            let kept = files::duplicate(behind.file).and_then(|file| scope.keep_file(file));
+            kept.map_err(|fault| fault.within(&item(behind.first)))
+        });
         let tokens: Vec<u64> = tokens.collect::<Result<_, Fault>>()?;
         for region in &mut regions {
             region.token = tokens.get(usize_of(region.token.get())).copied().unwrap_or(u64::MAX).into();

@@ -358,6 +358,10 @@ fn a_memfd_that_is_handed_over_otherwise_is_refused() {
     outgoing.preserve_file(5, OwnedFd::from(file.try_clone().unwrap())).unwrap();
     let fault = outgoing.preserve(NODE, &memory(vec![region(0, 1, &file, 0)])).unwrap_err();
     assert_eq!(fault.code(), Code::FileDuplicate);
+    assert!(
+        fault.to_string().starts_with("file-duplicate: regions[0].files[0x8000000000000000].inode: inode "),
+        "{fault}"
+    );
     assert!(fault.to_string().ends_with("which has the token 0x5 already"), "{fault}");
     // Taken back, it can go.
     assert!(outgoing.unpreserve_file(5).is_some());
@@ -377,4 +381,46 @@ fn two_guests_have_a_node_each() {
     let [one, two] = nodes.map(|node| restored.take(&node).unwrap());
     assert_eq!(one.read_obj::<u8>(GuestAddress(0)).unwrap(), 1);
     assert_eq!(two.read_obj::<u8>(GuestAddress(AT)).unwrap(), 2);
+}
+
+/// Where the system has such: none has to be reserved for it.
+#[test]
+fn huge_pages_stay_huge() {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    let Ok(file) = rustix::fs::memfd_create(c"guest", flags) else {
+        eprintln!("needs huge pages");
+        return;
+    };
+    let huge = u64::try_from(rustix::fs::fstatfs(&file).unwrap().f_bsize).unwrap();
+    rustix::fs::ftruncate(&file, 2 * huge).unwrap();
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+    let file = Arc::new(File::from(file));
+    let before = memory(vec![region(0, huge / page(), &file, huge / page())]);
+    let after = received(sent(&before));
+    assert_eq!(shown(&after), shown(&before));
+    assert_eq!(after.iter().next().unwrap().is_hugetlbfs(), Some(true));
+    // Not of the size of its pages: the system would round it up, and unmap less.
+    let odd = Region { size: page().into(), ..region_of(READ_WRITE) };
+    let fault = backing::Backing::for_region(&odd, file.as_fd()).unwrap_err();
+    let says = format!("unaligned: size: found {:#x}, expected a multiple of {huge:#x}, the page size", page());
+    assert_eq!(fault.to_string(), says);
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn the_regions_are_shown_without_the_files() {
+    use crate::inspect::{self, Content, Options};
+
+    let file = memfd(3, SealFlags::SHRINK);
+    let rom = mapping(AT, 2, Some((&file, 1)), libc::PROT_READ, SHARED);
+    let incoming = sent(&memory(vec![region(0, 1, &file, 0), rom]));
+    let path = format!("/proc/self/fd/{}", incoming.memory().arena().fd().as_raw_fd());
+    let shown = inspect::open(path, &Options::default()).unwrap();
+    assert_eq!((shown.errors, shown.warnings), (0, 0), "{:?}", shown.findings);
+    let node = shown.nodes.iter().find(|node| node.name == NODE).unwrap();
+    let Some(Content::GuestMemory { regions }) = &node.content else { panic!("{node:?}") };
+    let found: Vec<_> =
+        regions.iter().map(|one| (one.guest, one.size, one.token, one.offset, one.prot, one.flags)).collect();
+    let token = crate::files::OURS;
+    assert_eq!(found, [(0, page(), token, 0, 3, 0x4001), (AT, 2 * page(), token, page(), 1, 0x4001)]);
 }
