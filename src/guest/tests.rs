@@ -424,3 +424,32 @@ fn the_regions_are_shown_without_the_files() {
     let token = crate::files::OURS;
     assert_eq!(found, [(0, page(), token, 0, 3, 0x4001), (AT, 2 * page(), token, page(), 1, 0x4001)]);
 }
+
+#[cfg(feature = "serde")]
+#[test]
+fn regions_that_differ_are_told_one_by_one() {
+    use crate::inspect::{Diff, DiffOptions, Opened, Options};
+
+    let opened = |regions: Vec<GuestRegionMmap>| {
+        let incoming = sent(&memory(regions));
+        let path = format!("/proc/self/fd/{}", incoming.memory().arena().fd().as_raw_fd());
+        Opened::open(path, &Options::default()).unwrap()
+    };
+    let file = memfd(3, SealFlags::SHRINK);
+    let one = opened(vec![region(0, 1, &file, 0), region(AT, 1, &file, 1)]);
+    let rom = mapping(AT, 1, Some((&file, 2)), libc::PROT_READ, SHARED);
+    let two = opened(vec![region(0, 1, &file, 0), rom, region(2 * AT, 1, &file, 1)]);
+    let changes = Diff::of(&one, &two, DiffOptions::default()).changes;
+    let told = changes.iter().filter(|change| change.path.contains("regions"));
+    let told: Vec<_> = told.map(|one| (one.path.as_str(), one.a.as_deref(), one.b.as_deref())).collect();
+    let (a, b) = (page().to_string(), (2 * page()).to_string());
+    let size = format!("{} bytes", page());
+    assert_eq!(
+        told,
+        [
+            ("/guest-memory regions[0x40000000].offset", Some(a.as_str()), Some(b.as_str())),
+            ("/guest-memory regions[0x40000000].prot", Some("3"), Some("1")),
+            ("/guest-memory regions[0x80000000]", None, Some(size.as_str())),
+        ]
+    );
+}
