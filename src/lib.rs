@@ -63,6 +63,7 @@
 //! | `linux` | how the next kernel is told of a handover that was made for it |
 //! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
 //! | [`state`] | typed state in versions: saved, restored, skipped, downgraded |
+//! | [`guest`] | memory of virtual machines: read, and handed over region by region |
 //! | `transport` | how a handover travels: exec |
 //! | `kexec` | x86-64: the next kernel loaded from user space, with a handover that was authored |
 //! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
@@ -79,6 +80,7 @@
 //! - `schema`: JSON Schemas of the values of `serde`. Adds `schemars`.
 //! - `serde`: findings, plans and layouts as values; with `std` also `inspect` and `successor`.
 //! - `images`: packed images of kernels are unpacked; adds `flate2`, `lzma-rust2`, `ruzstd`, `lz4_flex` and `bzip2`.
+//! - `vm-memory`: memory of virtual machines as rust-vmm has it (see [`guest`]); implies `std`, adds `vm-memory`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![warn(
     clippy::indexing_slicing,
@@ -117,6 +119,7 @@ pub mod compat;
 pub mod fdt;
 #[cfg(feature = "std")]
 pub mod files;
+pub mod guest;
 pub mod handover;
 #[cfg(all(feature = "std", feature = "serde"))]
 pub mod inspect;

@@ -73,6 +73,8 @@ fn no_event_of_a_trace_is_lost_or_repeated() {
     assert!(last.ends_with("events was repeated, or lost uncounted, in 4 handovers"), "{text}");
 }
 
+// `cargo test` from the root has the feature, by the command's tests.
+#[cfg(feature = "vm-memory")]
 #[test]
 fn a_vmm_is_upgraded_and_rolled_back_under_its_guest() {
     let text = says("vmm");

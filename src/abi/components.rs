@@ -4,8 +4,8 @@ use core::fmt;
 use core::ops::RangeInclusive;
 
 use super::{
-    Layout, arena, block, files, kexec_metadata, kho, kho_test, liveupdate, luo, manifest, memblock, memfd, payload,
-    radix, state, state_kind, vmalloc, x86_boot,
+    Layout, arena, block, files, guest, kexec_metadata, kho, kho_test, liveupdate, luo, manifest, memblock, memfd,
+    payload, radix, state, state_kind, vmalloc, x86_boot,
 };
 use crate::compat::Compat;
 use crate::mem::Geometry;
@@ -173,6 +173,13 @@ pub const COMPONENTS: &[Component] = &[
             KIND_EVENTFD KIND_EPOLL KIND_TIMERFD KIND_SIGNALFD KIND_PIDFD EVENTFD_ID EVENTFD_SEMAPHORE PIDFD_INODE),
         formulas: &[formula("records per block", |g| g.block_capacity(80))],
         ..version(files::COMPAT)
+    },
+    Component {
+        layouts: &[guest::Table::LAYOUT, guest::Region::LAYOUT],
+        constants: constants!(guest:
+            NODE MAX_REGIONS PROT_READ PROT_WRITE MAP_SHARED MAP_NORESERVE MAP_POPULATE),
+        formulas: &[formula("regions per block", |g| g.block_capacity(48))],
+        ..version(guest::COMPAT)
     },
     Component {
         layouts: &[kexec_metadata::KexecMetadata::LAYOUT],

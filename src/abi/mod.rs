@@ -15,6 +15,7 @@ mod wire;
 pub mod arena;
 pub mod block;
 pub mod files;
+pub mod guest;
 pub mod kexec_metadata;
 pub mod kho;
 pub mod kho_test;
@@ -39,6 +40,8 @@ pub const LAYOUTS: &[&Layout] = &[
     block::Header::LAYOUT,
     files::Table::LAYOUT,
     files::Record::LAYOUT,
+    guest::Table::LAYOUT,
+    guest::Region::LAYOUT,
     kexec_metadata::KexecMetadata::LAYOUT,
     kho::Scratch::LAYOUT,
     kho::SetupHeader::LAYOUT,
