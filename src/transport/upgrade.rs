@@ -235,7 +235,9 @@ impl<S> Upgrade<S> {
         };
 
         let watch = Stopwatch::start();
-        let prepared = (self.prepare)(service, &mut outgoing).and_then(|()| way.prepare(&leaving, outgoing.memory()));
+        let prepared = (self.prepare)(service, &mut outgoing)
+            .and_then(|()| carried(outgoing.memory(), &way))
+            .and_then(|()| way.prepare(&leaving, outgoing.memory()));
         watch.event("prepare", "/");
         if let Err(fault) = prepared {
             way.refuse(&fault);
@@ -299,7 +301,7 @@ impl<S> Upgrade<S> {
         let dark = report.dark();
         let fine = match self.budget.filter(|budget| dark > *budget) {
             Some(budget) => Err(over_budget(dark, budget)),
-            None => foretold(&finished, reads),
+            None => carried(finished.memory(), &way).and_then(|()| foretold(&finished, reads)),
         };
         let result = match fine {
             Ok(()) => way.deliver(leaving, finished, report),
@@ -314,6 +316,11 @@ impl<S> Upgrade<S> {
             Err(unfinished) => ("deliver", fault, unfinished.outgoing),
         })
     }
+}
+
+/// Whether this way carries every file.
+fn carried(bundle: &Bundle, way: &impl Way) -> Result<(), Fault> {
+    bundle.files().refused_by(way.route()).into_iter().next().map_or(Ok(()), Err)
 }
 
 /// Whether the successor would refuse the versions in what was written.
