@@ -54,6 +54,8 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use preflight::preflight_as;
+
 pub use device::{DEVICE, Device};
 pub use preflight::{FileFacts, FileKind, Preflight, Summary, preflight};
 pub use refused::{Cause, Operation, Refused};
