@@ -63,7 +63,7 @@
 //! | `linux` | how the next kernel is told of a handover that was made for it |
 //! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
 //! | [`state`] | typed state in versions: saved, restored, skipped, downgraded |
-//! | `transport` | how a handover travels: exec |
+//! | `transport` | how a handover travels: exec, a session of `/dev/liveupdate` |
 //! | `kexec` | x86-64: the next kernel loaded from user space, with a handover that was authored |
 //! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
 //! | `inspect` | a dump, an arena or a device tree as one tree of values |
