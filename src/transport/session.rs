@@ -246,7 +246,8 @@ impl Preserved {
         &self.finished
     }
 
-    /// Gives up leaving: closes the session, and gives the handover as it was before it was finished.
+    /// Gives up leaving: closes the session, and gives the handover as it was before it was finished. Holes that were filled
+    /// stay filled.
     ///
     /// A second descriptor of the session, if there is one, keeps arena and files preserved; no successor takes them, because
     /// the arena has no root then.

@@ -101,7 +101,7 @@ fn handover(opened: &Opened, session: &Session, update: u64, orders: &mut [u64; 
     let decoded = kho::inspect::open(&copy, &Options::default()).unwrap();
     assert_eq!(decoded.errors, 0, "{:?}", decoded.findings);
     let names: Vec<&str> = decoded.nodes.iter().map(|node| &*node.name).collect();
-    assert_eq!(names, ["bytes", "array", "states", "files"]);
+    assert_eq!(names, ["bytes", "array", "state", "files"]);
 }
 
 fn content<'a>(decoded: &'a Decoded, name: &str) -> Option<&'a Content> {
