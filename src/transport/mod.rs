@@ -79,6 +79,8 @@
 //!   then on, and still in the next kernel. [`Preserved::told`] has the bytes.
 //! - **What survives**: bytes and positions as they are when the kernel is left; sizes and seals. Not modes, names, how a
 //!   descriptor was opened, and which inode a file was: the plan compares size, seals and position.
+//!   Add no seal once it is preserved: it would be lost. A kernel with pages of another size takes no arena
+//!   ([`Code::PageSize`](crate::report::Code::PageSize)).
 //! - **Before** the kernel is left, the session must stay open: a [`Preserved`] that is dropped, or whose process ends,
 //!   hands over nothing. A shutdown that kills processes kills that one, too: give a second descriptor of the session to who
 //!   leaves last, a service manager say.
