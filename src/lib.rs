@@ -64,7 +64,7 @@
 //! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
 //! | [`state`] | typed state in versions: saved, restored, skipped, downgraded |
 //! | [`guest`] | memory of virtual machines: read, and handed over region by region |
-//! | `transport` | how a handover travels: exec |
+//! | `transport` | how a handover travels: exec, a unix socket, a session of `/dev/liveupdate`; who goes on when one dies |
 //! | `kexec` | x86-64: the next kernel loaded from user space, with a handover that was authored |
 //! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
 //! | `inspect` | a dump, an arena or a device tree as one tree of values |

@@ -7,7 +7,7 @@ use super::decide::{Patience, over_budget};
 use super::exec::monotonic_ns;
 use super::freeze::{Frozen, Part};
 use super::report::{Report, Whose};
-use super::{Bundle, door};
+use super::{Bundle, Parked, door};
 use crate::compat::Terms;
 use crate::files::Beside as _;
 use crate::handover::{Finished, Outgoing, Verdict};
@@ -286,6 +286,16 @@ impl<S> Upgrade<S> {
                 Err(stay(step, fault, outgoing, report))
             }
         }
+    }
+
+    /// Goes on, where the kernel was not left after all: takes everything back and unfreezes.
+    ///
+    /// # Errors
+    /// [`Code::Io`] when the arena cannot forget that it was finished; the program goes on, and the memory is lost.
+    pub fn resume(&self, service: &mut S, parked: Parked) -> Result<Bundle, Fault> {
+        let outgoing = parked.preserved.cancel();
+        Frozen::of(&self.parts)?.undo(service);
+        outgoing.map(Outgoing::into_memory).map_err(|unfinished| unfinished.fault)
     }
 
     /// The last step; back to how it was before it was finished when it fails.
