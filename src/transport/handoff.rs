@@ -243,7 +243,7 @@ pub struct NotTaken {
     /// Why.
     pub fault: Fault,
     /// What arrived, whole: [`Parcel::go_back`] returns it to the predecessor. None when the parcel itself could not be
-    /// received: see [`arrive`].
+    /// received: see [`arrive`](fn@super::arrive).
     pub parcel: Option<Box<Parcel>>,
 }
 

@@ -1,13 +1,42 @@
-//! How a handover travels: across exec, and across a kexec.
+//! How a handover travels, and who goes on when something dies on the way.
 //!
-//! # Across exec
+//! One description of the program, [`Upgrade`], leaves by any [way](Way); one [`Arrival`] comes of each:
 //!
+//! | way | predecessor | successor |
+//! |---|---|---|
+//! | exec | `upgrade.run(.., Exec::new(&program))`: [`Exec`] | [`Arrival::take`] |
+//! | exec with a keeper | `Exec::new(&program).kept(&ticket)` | [`Arrival::take`] |
+//! | unix socket | `upgrade.run(.., door.accept()?)`: [`Door`], [`Caller`] | `Call::connect(path, &[])?.arrive(&MANIFEST)`: [`Call`] |
+//! | session | `upgrade.run(.., InSession::new(session))`: [`InSession`] | [`Arrival::of_session`] |
+//!
+//! The successor plans, accepts and restores, and then takes its [`Turn`]: from there on it serves, and nobody else.
+//!
+//! ```no_run
+//! use kho::handover::Registry;
+//! use kho::transport::Call;
+//! # kho::manifest! { static MANIFEST = []; }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // What arrived is looked at, and nothing is changed.
+//! let arrival = Call::connect("/run/service/upgrade", &[])?.arrive(&MANIFEST)?;
+//! let restored = arrival.incoming.plan(&Registry::of(&MANIFEST)).accept()?.restore()?;
+//! // Now, or never: an error says that the predecessor goes on.
+//! println!("{}", arrival.turn.take()?);
+//! let (bundle, released) = restored.finish();
+//! released?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+#![doc = include_str!("../../docs/upgrade.md")]
+//!
+//! # Across exec, by hand
 //! This is the raw half. A [`Cargo`] names what travels: the arena (a memfd), files by token, and optionally a return
 //! [`Ticket`]. [`Cargo::exec`] replaces the process by a [`Program`]; [`arrive`] gives the successor a [`Parcel`] with
 //! the same. What the arena means, and whether the successor takes it, is decided by
 //! [the core](crate), which can send a parcel back with [`Parcel::go_back`].
 //!
-//! # How it works
+//! ## How it works
 //! The descriptors wait as SCM_RIGHTS messages in a connected pair of unix sockets (format: `kho-parcel-v1`). The
 //! sending end is closed before exec; the receiving end is the only descriptor that loses its close-on-exec flag, right
 //! before exec, and it is named in one environment variable, [`VARIABLE`], with process id and nonce. So nothing else
@@ -36,7 +65,7 @@
 //! # }
 //! ```
 //!
-//! # What exec does besides
+//! ## What exec does besides
 //! Exec ends all other threads of the process, without unwinding. Between the clearing of the close-on-exec flag and
 //! exec, a thread that forks could pass the socket to its child; the child cannot use it, because the process id is
 //! another one, but holds the parcel's files open. Stop such threads before.
