@@ -27,10 +27,10 @@ pub struct Patience {
 }
 
 impl Default for Patience {
-    /// 5 s, 60 s, 30 s and 5 s.
+    /// 5 s, 10 s, 30 s and 5 s.
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Patience { hello: seconds(5), prepare: seconds(60), accept: seconds(30), commit: seconds(5) }
+        Patience { hello: seconds(5), prepare: seconds(10), accept: seconds(30), commit: seconds(5) }
     }
 }
 

@@ -160,7 +160,6 @@ pub use parcel::COMPAT;
 use parcel::Other;
 pub use report::{Report, Timing, Whose};
 pub use session::{InSession, NotPreserved, NotRetrieved, Parked, Preserved, SessionError, SessionParcel};
-pub(crate) use sys::duplicate;
 pub use ticket::Ticket;
 pub use turn::Turn;
 pub use upgrade::{Left, Stayed, Upgrade, Way};

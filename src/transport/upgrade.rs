@@ -200,6 +200,10 @@ impl<S> Upgrade<S> {
     /// Hands over, with the memory that the program's blocks are in. Returns when another process serves, or when this one
     /// goes on: then everything that was frozen has been unfrozen, in reverse, and nothing is preserved.
     ///
+    /// It works on the thread that calls it, also while it waits for the other side. Until the parts are frozen the other
+    /// threads of the program serve; a program of one thread does not serve meanwhile, and should have little
+    /// [patience](Upgrade::patience) with `hello` and `prepare`, which take an honest successor a millisecond.
+    ///
     /// # Errors
     /// The program goes on: why, with the memory.
     pub fn run<W: Way>(&self, service: &mut S, bundle: Bundle, mut way: W) -> Result<W::Left, Stayed> {
