@@ -147,6 +147,9 @@ mod upgrade;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use crate::files::Kind;
+use crate::report::{Code, Fault};
+
 pub use arrive::arrive;
 pub use bundle::Bundle;
 pub use decide::Patience;
@@ -163,6 +166,17 @@ pub use session::{InSession, NotPreserved, NotRetrieved, Parked, Preserved, Sess
 pub use ticket::Ticket;
 pub use turn::Turn;
 pub use upgrade::{Left, Stayed, Upgrade, Way};
+
+/// That a descriptor that came is what it is said to be. Where `/proc` is not mounted nothing tells.
+fn is_kind(file: BorrowedFd<'_>, kind: Kind, item: &'static str, expected: &str) -> Result<(), Fault> {
+    let found = match Kind::of(file) {
+        Ok(found) if found == kind => return Ok(()),
+        Ok(found) => found.to_string(),
+        Err(fault) if fault.code() == Code::Io => return Ok(()),
+        Err(fault) => fault.found_text().to_owned(),
+    };
+    Err(Fault::new(Code::FileKind).item(item).found(found).expected(expected))
+}
 
 /// What leaves: borrowed, so that a refused exec has nothing to give back.
 #[derive(Clone, Debug)]

@@ -218,6 +218,8 @@ pub(super) fn check_version(version: u32) -> Result<(), Fault> {
 #[derive(Debug)]
 pub(super) struct Assembler<F> {
     state: State<F>,
+    /// No parcel may have more files.
+    most: u64,
 }
 
 #[derive(Debug)]
@@ -250,8 +252,8 @@ pub(super) enum Progress<F> {
 }
 
 impl<F> Assembler<F> {
-    pub(super) fn new() -> Self {
-        Assembler { state: State::Head }
+    pub(super) fn new(most: usize) -> Self {
+        Assembler { state: State::Head, most: u64_of(most) }
     }
 
     /// Takes the next message and the descriptors that came with it.
@@ -316,6 +318,10 @@ impl<F> Assembler<F> {
             HAS_BATON => 3,
             _ => 4,
         };
+        if head.files.get() > self.most {
+            let fault = Fault::new(Code::ParcelLimit).item("head.files").found(head.files.get());
+            return Err(fault.expected(format_args!("at most {}", self.most)));
+        }
         let found = descriptors.len();
         let miscount = || miscounted("head", found, expected);
         if found != expected {

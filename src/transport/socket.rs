@@ -188,13 +188,13 @@ pub(super) fn send_message(
     }
 }
 
-/// Receives a parcel until its end.
+/// Receives a parcel of at most so many files, until its end.
 ///
 /// # Errors
 /// What [`Assembler::push`] says; [`Code::ParcelLimit`] when the kernel could not install a descriptor;
 /// [`Code::Truncated`] when the stream ends before the parcel does.
-pub(super) fn receive(socket: BorrowedFd<'_>, wait: Wait) -> Result<Parcel, Fault> {
-    let mut assembler = Assembler::new();
+pub(super) fn receive(socket: BorrowedFd<'_>, most: usize, wait: Wait) -> Result<Parcel, Fault> {
+    let mut assembler = Assembler::new(most);
     let mut buffer = vec![0; MESSAGE_LIMIT];
     loop {
         let (bytes, descriptors) = receive_message(socket, &mut buffer, wait)?;
@@ -271,7 +271,7 @@ pub(super) fn receive_message<'b>(
         return Err(Fault::new(Code::TooLarge)
             .item("message")
             .found("a longer message")
-            .expected(format_args!("at most {MESSAGE_LIMIT} bytes")));
+            .expected(format_args!("at most {} bytes", buffer.len())));
     }
     if got.flags.contains(ReturnFlags::CTRUNC) {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
