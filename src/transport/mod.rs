@@ -123,6 +123,8 @@
 //!   after [`Restored::finish`](crate::handover::Restored::finish).
 //! - **No way back**: a ticket is refused, because the kernel that could run that program is gone.
 
+#![allow(clippy::result_large_err, reason = "what fails gives the handover back, as in `handover`")]
+
 mod arrive;
 mod baton;
 mod bundle;
