@@ -109,7 +109,7 @@
 //! - **What survives**: bytes and positions as they are when the kernel is left; sizes and seals. Not modes, names, how a
 //!   descriptor was opened, and which inode a file was: the plan compares size, seals and position.
 //!   Add no seal once it is preserved: it would be lost. A kernel with pages of another size takes no arena
-//!   ([`Code::PageSize`](crate::report::Code::PageSize)).
+//!   ([`Code::PageSize`]).
 //! - **Before** the kernel is left, the session must stay open: a [`Preserved`] that is dropped, or whose process ends,
 //!   hands over nothing. A shutdown that kills processes kills that one, too: give a second descriptor of the session to who
 //!   leaves last, a service manager say.
@@ -119,7 +119,7 @@
 //!   arena and files be preserved again.
 //! - **A successor that dies** before that closes the session if nobody else has it open, and with it everything that was
 //!   handed over is gone. Who has it open, a service manager say, can give it to the next try. That finds the handover as
-//!   the one before left it: whole if nothing was restored, and none ([`Code::NoHandover`](crate::report::Code::NoHandover))
+//!   the one before left it: whole if nothing was restored, and none ([`Code::NoHandover`])
 //!   after [`Restored::finish`](crate::handover::Restored::finish).
 //! - **No way back**: a ticket is refused, because the kernel that could run that program is gone.
 
