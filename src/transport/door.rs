@@ -285,10 +285,7 @@ impl Call {
     /// goes on.
     pub fn arrive(self, manifest: &'static Manifest) -> Result<Arrival, NotTaken> {
         let told = |fault: Fault| {
-            // It may have said why before it closed.
-            let why = (fault.code() == Code::PeerClosed).then(|| self.line.hear(Wait::Never).ok()).flatten();
-            let why = why.filter(|message| message.kind == REFUSED);
-            let fault = why.map_or(fault, |message| Fault::new(Code::Refused).found(message.said()));
+            let fault = self.line.why(fault);
             // Nothing depends on it; without, the predecessor finds only that the line is closed.
             let _ = self.line.say(REFUSED, &[fault.to_string().as_bytes()], Wait::Never);
             NotTaken { fault, parcel: None }

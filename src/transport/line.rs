@@ -266,6 +266,15 @@ impl Line {
         }
     }
 
+    /// Why the other side is gone, if it said so before it closed.
+    pub(super) fn why(&self, fault: Fault) -> Fault {
+        if fault.code() != Code::PeerClosed {
+            return fault;
+        }
+        let said = std::iter::from_fn(|| self.hear(Wait::Never).ok()).take(8).find(|one| one.kind == REFUSED);
+        said.map_or(fault, |message| Fault::new(Code::Refused).found(message.said()))
+    }
+
     /// What happens next, until that time. What was said before the other side died is heard first.
     pub(super) fn next(&self, process: Option<BorrowedFd<'_>>, end: Instant) -> Happened {
         let mut buffer = vec![0; DATAGRAM];
