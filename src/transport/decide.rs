@@ -257,3 +257,76 @@ fn later(time: Duration) -> Instant {
         Wait::Never => Instant::now(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, PidfdFlags};
+
+    /// A baton that was delivered to a process which has ended, or to one that lives, with the other end of its line.
+    fn delivered(ended: bool) -> (Opposite, OwnedFd, Baton) {
+        let (line, other) = Line::pair().unwrap();
+        let baton = Baton::new().unwrap();
+        let theirs = Baton::of(baton.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg(if ended { "0" } else { "60" }).spawn().unwrap();
+        let process = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        if ended {
+            child.wait().unwrap();
+        }
+        (Opposite { line, process, known: true, baton }, other, theirs)
+    }
+
+    fn back(opposite: &Opposite) -> bool {
+        let patience = Patience { commit: Duration::from_millis(10), ..Patience::default() };
+        take_back(opposite, &patience).unwrap()
+    }
+
+    #[test]
+    fn what_could_not_be_delivered_is_taken_back_unless_the_other_side_serves() {
+        let (opposite, _line, theirs) = delivered(true);
+        assert!(back(&opposite));
+        assert_eq!(theirs.reach().unwrap(), super::super::baton::Reach::Theirs);
+
+        let (opposite, _line, theirs) = delivered(true);
+        theirs.reach().unwrap();
+        theirs.mark().unwrap();
+        assert!(!back(&opposite));
+    }
+
+    #[test]
+    fn it_is_taken_back_from_one_that_died_between_taking_and_serving() {
+        let (opposite, line, theirs) = delivered(true);
+        theirs.reach().unwrap();
+        drop(line);
+        assert!(back(&opposite), "nobody would serve");
+    }
+
+    #[test]
+    fn one_that_stalls_between_is_ended_and_one_that_marked_it_is_not() {
+        let (opposite, _line, theirs) = delivered(false);
+        theirs.reach().unwrap();
+        assert!(back(&opposite));
+        assert!(has_ended(&opposite), "it may serve yet");
+
+        let (opposite, _line, theirs) = delivered(false);
+        theirs.reach().unwrap();
+        theirs.mark().unwrap();
+        end_between(&opposite);
+        assert!(!has_ended(&opposite));
+        living::end(opposite.process.as_fd());
+    }
+
+    #[test]
+    fn one_that_is_only_said_to_be_the_other_side_is_not_ended() {
+        let (mut opposite, _line, theirs) = delivered(false);
+        opposite.known = false;
+        theirs.reach().unwrap();
+        end_between(&opposite);
+        assert!(!has_ended(&opposite));
+        living::end(opposite.process.as_fd());
+    }
+
+    fn has_ended(opposite: &Opposite) -> bool {
+        super::super::line::has_ended(opposite.process.as_fd(), Duration::ZERO)
+    }
+}

@@ -296,6 +296,7 @@ impl Call {
     /// goes on.
     pub fn arrive(self, manifest: &'static Manifest) -> Result<Arrival, NotTaken> {
         let told = |fault: Fault| {
+            let fault = self.line.why(fault);
             // Nothing depends on it; without, the predecessor finds only that the line is closed.
             let _ = self.line.say(REFUSED, &[fault.to_string().as_bytes()], Wait::Never);
             NotTaken { fault, parcel: None }
@@ -328,7 +329,12 @@ impl Call {
         line.say(PREPARED, &[], Wait::for_(patience.prepare))?;
 
         let late = most.saturating_sub(early.len());
-        let mut parcel = socket::receive(line.as_fd(), late, Wait::for_(patience.accept))?;
+        let parcel = socket::receive(line.as_fd(), late, Wait::for_(patience.accept));
+        let mut parcel = parcel.map_err(|fault| match fault.found_text() {
+            // Not a parcel that is wrong, but one that nobody sends any more.
+            found @ "the end of the stream" => Fault::new(Code::PeerClosed).item("parcel").found(found),
+            _ => fault,
+        })?;
         Report::begin();
         early.append(&mut parcel.files);
         unique(&early)?;

@@ -235,6 +235,9 @@ impl Line {
     pub(super) fn take_process(&self, wait: Wait) -> Result<OwnedFd, Fault> {
         let mut buffer = [0; 64];
         let (bytes, mut descriptors) = socket::receive_message(self.0.as_fd(), &mut buffer, wait)?;
+        if bytes.is_empty() {
+            return Err(Fault::new(Code::PeerClosed).item("process").found("the end of the connection"));
+        }
         let kind = U32::read_from_prefix(bytes).map_or(0, |(kind, _)| kind.get());
         match (kind, descriptors.pop(), descriptors.is_empty()) {
             (PROCESS, Some(process), true) => {
@@ -258,13 +261,18 @@ impl Line {
             match kind {
                 FILES => super::parcel::read_files(bytes, descriptors, &mut files, limit)?,
                 PREPARE if descriptors.is_empty() => return Ok(files),
-                REFUSED | ABORT => {
-                    let said = bytes.get(size_of::<Prefix>()..).unwrap_or_default();
-                    return Err(Fault::new(Code::Refused).found(readable(said)));
-                }
-                other => return Err(unexpected(other, "files or prepare")),
+                other => return Err(refusal(bytes).unwrap_or_else(|| unexpected(other, "files or prepare"))),
             }
         }
+    }
+
+    /// Why the other side is gone, if it said so before it closed.
+    pub(super) fn why(&self, fault: Fault) -> Fault {
+        if fault.code() != Code::PeerClosed {
+            return fault;
+        }
+        let said = std::iter::from_fn(|| self.hear(Wait::Never).ok()).take(8).find(|one| one.kind == REFUSED);
+        said.map_or(fault, |message| Fault::new(Code::Refused).found(message.said()))
     }
 
     /// What happens next, until that time. What was said before the other side died is heard first.
@@ -349,6 +357,13 @@ impl Message {
     pub(super) fn said(&self) -> String {
         readable(&self.text)
     }
+}
+
+/// What the other side says when it goes on itself.
+pub(super) fn refusal(bytes: &[u8]) -> Option<Fault> {
+    let (prefix, text) = Prefix::read_from_prefix(bytes).ok()?;
+    let refuses = matches!(prefix.kind.get(), REFUSED | ABORT);
+    refuses.then(|| Fault::new(Code::Refused).found(readable(text)))
 }
 
 fn readable(text: &[u8]) -> String {

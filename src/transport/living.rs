@@ -51,9 +51,9 @@ impl Way for Caller {
     fn prepare(&mut self, leaving: &Leaving<'_>, bundle: &Bundle) -> Result<(), Fault> {
         let wait = Wait::for_(leaving.patience.prepare);
         let files: Vec<(u64, BorrowedFd<'_>)> = bundle.files().iter().collect();
-        socket::send_files(self.line.as_fd(), &files, wait).map_err(unsent)?;
+        socket::send_files(self.line.as_fd(), &files, wait).map_err(|error| self.line.why(unsent(error)))?;
         self.early = files.iter().map(|(token, _)| *token).collect();
-        self.line.say(PREPARE, &[], wait)?;
+        self.line.say(PREPARE, &[], wait).map_err(|fault| self.line.why(fault))?;
         self.line.expect(PREPARED, wait).map(drop)
     }
 
@@ -83,6 +83,7 @@ impl Way for Caller {
         };
         let opposite = Opposite { line, process, known, baton };
         if let Err(fault) = sent {
+            let fault = opposite.line.why(fault);
             // What was sent may be whole all the same: the baton decides.
             return match decide::take_back(&opposite, leaving.patience) {
                 Ok(true) => {

@@ -201,6 +201,10 @@ pub(super) fn receive(socket: BorrowedFd<'_>, most: usize, wait: Wait) -> Result
         if bytes.is_empty() {
             return Err(Fault::new(Code::Truncated).item("parcel").found("the end of the stream").expected("end"));
         }
+        // Instead of a parcel, or amid one.
+        if let Some(refusal) = super::line::refusal(bytes) {
+            return Err(refusal);
+        }
         if let Progress::Done(raw) = assembler.push(bytes, descriptors)? {
             let ticket =
                 raw.ticket.map(|raw| Ticket { file: raw.file, identity: raw.identity, argv: raw.argv, copy: raw.copy });
@@ -258,6 +262,8 @@ pub(super) fn receive_message<'b>(
                     }
                 }
             },
+            // Said once, when the other side closed and had not read everything; what it said before is still there.
+            Err(Errno::CONNRESET) => {}
             Err(errno) => return Err(io(errno)),
         }
     };
