@@ -254,16 +254,21 @@ fn named(name: &Name) -> String {
 }
 
 fn file(file: &Device) -> String {
-    format!(
-        "token {:#x}: {} of {}, {}, position {}, inode {} on device {:#x}",
-        file.token,
-        file.kind,
-        size(file.size),
-        sealed(&file.seals),
-        file.pos,
-        file.inode,
-        file.device
-    )
+    let mut all = vec![format!("token {:#x}: {}", file.token, file.kind)];
+    // The others have no size or position, and only memfds have seals.
+    let memfd = ["memfd", "hugetlb memfd"].contains(&file.kind.as_str());
+    if file.size != 0 || memfd || file.kind == "regular file" {
+        all[0] = format!("{} of {}", all[0], size(file.size));
+    }
+    all.extend(file.detail.iter().cloned());
+    if memfd || !file.seals.is_empty() {
+        all.push(sealed(&file.seals));
+    }
+    if file.pos != 0 || memfd || file.kind == "regular file" {
+        all.push(format!("position {}", file.pos));
+    }
+    all.push(format!("inode {} on device {:#x}", file.inode, file.device));
+    all.join(", ")
 }
 
 fn sealed(seals: &[String]) -> String {

@@ -276,6 +276,40 @@ fn the_tree_is_for_people_and_cannot_drive_their_terminal() {
     assert!(!shown.contains('\x1b'), "no colour where no terminal is, and none of the handover's own");
 }
 
+/// A pipe, a device, a socket and a file under the tokens 1 to 4.
+fn resources(capacity: usize, len: u64) -> Handover {
+    let mut outgoing = Outgoing::new(Bundle::new(64 << 20).unwrap());
+    let (reader, _writer) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&reader, capacity).unwrap();
+    outgoing.preserve_file(1, reader.into()).unwrap();
+    outgoing.preserve_file(2, std::fs::File::open("/dev/null").unwrap().into()).unwrap();
+    outgoing.preserve_file(3, std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().into()).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(len).unwrap();
+    outgoing.preserve_file(4, file.into()).unwrap();
+    Handover::of(outgoing, Vec::new())
+}
+
+#[test]
+fn files_are_shown_and_compared_by_what_they_are() {
+    let (one, other) = (resources(4096, 2048), resources(8192, 1024));
+    let shown = run(0, &["dump", one.path()]);
+    for line in [
+        "token 0x1: pipe, reading end, capacity 4096, inode ",
+        "token 0x2: character device, 1:3, inode ",
+        "token 0x3: socket, inet, stream, protocol 6, listening, inode ",
+        "token 0x4: regular file of 2 KiB, position 0, inode ",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    let decoded = one.decoded();
+    let file = &node(&decoded, "files")["content"]["files"][0];
+    assert_eq!((&file["kind"], &file["detail"]), (&json!("pipe"), &json!(["reading end", "capacity 4096"])));
+    let told = run(1, &["diff", one.path(), other.path()]);
+    assert!(told.contains("files[0x4].size: 2048 -> 1024"), "{told}");
+    assert!(told.contains("files[0x1].detail: ") && told.contains("capacity 8192"), "{told}");
+}
+
 #[test]
 fn the_tree_of_the_frozen_machine() {
     let shown = run(0, &["dump", &frozen().0]);

@@ -168,8 +168,10 @@ pub const COMPONENTS: &[Component] = &[
     Component { layouts: &[block::Header::LAYOUT], constants: constants!(block: MAX_BLOCKS), ..version(block::COMPAT) },
     Component {
         layouts: &[files::Table::LAYOUT, files::Record::LAYOUT],
-        constants: constants!(files: NODE KIND_MEMFD),
-        formulas: &[formula("records per block", |g| g.block_capacity(72))],
+        constants: constants!(files:
+            NODE KIND_MEMFD KIND_HUGETLB KIND_REGULAR KIND_PIPE KIND_SOCKET KIND_CHAR_DEVICE KIND_BLOCK_DEVICE
+            KIND_EVENTFD KIND_EPOLL KIND_TIMERFD KIND_SIGNALFD KIND_PIDFD EVENTFD_ID EVENTFD_SEMAPHORE PIDFD_INODE),
+        formulas: &[formula("records per block", |g| g.block_capacity(80))],
         ..version(files::COMPAT)
     },
     Component {

@@ -1,10 +1,76 @@
 //! Open files by the user's token: what travels beside the memory    kho-files-v1
 //!
 //! A descriptor travels as a descriptor; nothing of its contents is copied. The node `files` records what each file
-//! *is* (device, inode, size, seals, position, flags), and the plan of the successor holds the descriptors that came
-//! against it: a memfd that was swapped for another file stops the handover before anything is restored.
+//! *is*, and the plan of the successor holds the descriptors that came against it: a file that was swapped for another
+//! one stops the handover before anything is restored.
+//!
+//! # Kinds
+//! Across exec and through a socket every [`Kind`] travels, as the open file that it is; a session of `/dev/liveupdate`
+//! carries memfds, which the next kernel makes anew. [`Files::refused_by`] tells it before anybody leaves. Compared are what
+//! a file is known by (identity), and what may not change while nobody uses it (state); the status flags of all of them
+//! are in the latter, and say with which access a file is open.
+//!
+//! | kind | identity | state, checked on arrival | exec | socket | session |
+//! |---|---|---|---|---|---|
+//! | memfd | device, inode | size, seals, position, mode | yes | yes | yes: then size, seals, position |
+//! | hugetlb memfd | device, inode, bytes of a page | size, seals, position, mode | yes | yes | no |
+//! | regular file | device, inode | size, position, mode | yes | yes | no |
+//! | pipe, FIFO | device, inode, which end | capacity | yes | yes | no |
+//! | socket | device, inode, domain, type, protocol | listening or not | yes | yes | no |
+//! | character device | device, inode, device number; of `/dev/ptmx` which terminal | | yes | yes | no |
+//! | block device | device, inode, device number | position | yes | yes | no |
+//! | eventfd | its `eventfd-id` | whether it is a semaphore | yes | yes | no |
+//! | epoll | | how many descriptors it watches | yes | yes | no |
+//! | timerfd | | clock, interval | yes | yes | no |
+//! | signalfd | | its signals | yes | yes | no |
+//! | pidfd | inode; without pidfs, number of the process | | yes | yes | no |
+//!
+//! What goes on while the predecessor stands still is not compared: the count of an eventfd, the time that is left of a
+//! timer, what is in a pipe or waits at a socket, whether the other end or the process is still there.
+//!
+//! Remarks:
+//! - **Regular files** have a name or none; what others write to them between the record and the arrival is told as a
+//!   change. One without a name in a tmpfs is a memfd. Files of `/proc` are refused: they speak of the process, thread or
+//!   memory that they were opened for.
+//! - **Character devices**: a driver may have bound the open file to the memory of the process (`vhost`, for one), which
+//!   is not seen here.
+//! - **Block devices** travel because an exclusive open must not have a gap between two processes: a disk of a virtual
+//!   machine.
+//! - **Eventfds** without an id (a kernel before 5.2) are told apart by nothing but their flags. The same is true of two
+//!   epolls, timerfds or signalfds that are alike: the kernel says no more of them.
+//! - **Epolls** keep their registrations, each by the number *and* the open file that it was made with. So the watched
+//!   descriptors must travel too: one whose open file is closed by exec is watched no longer, and the plan refuses. What
+//!   an event says (`data`) is as it was. To change or remove a registration takes the old number, with the same open
+//!   file behind it (`dup2` it there); an epoll that is to live on is better registered anew.
+//! - **Timerfds** run on, and count what expires meanwhile.
+//! - **Signalfds** read the signals of whoever reads: of the successor, across exec with its blocked and pending signals;
+//!   through a socket those of the other process. An epoll that watches one reports for the process that registered it.
+//! - **Pidfds** stay usable for signals and polling; to wait for a process it must be a child, which it is after exec and
+//!   not through a socket. There the number in a record may be of another pid namespace, where the kernel has no pidfs
+//!   (before 6.9).
+//! - **Unix sockets** in which descriptors wait travel in a socket themselves: kernels limit how deep that may go, and how
+//!   many descriptors of a user are on their way.
+//!
+//! Everything else is refused, with the reason: what is bound to the memory of a process (`kvm-vm`, `kvm-vcpu`, `io_uring`,
+//! `userfaultfd`), directories and `O_PATH` descriptors, anonymous inodes that nothing tells from others of their kind
+//! (inotify, fanotify, bpf, perf, and what is not known here).
+//!
+//! Anonymous inodes (eventfd, epoll, timerfd, signalfd, pidfd) and masters of pseudoterminals are known by what `/proc`
+//! says of them: it must be mounted at both ends, or the error says so. The other kinds do without.
+//!
+//! # One file twice
+//! A memfd stands under one token only: two would be two files in a session. Of the other kinds several descriptors of one file are legitimate (two ends of a pipe, a log that is open twice at two
+//! positions, `dup`), and each has a token of its own. Descriptors of one *open* file still share it when they arrived.
 
 mod identity;
+mod kind;
+mod proc_info;
+#[cfg(feature = "serde")]
+mod shown;
+
+pub use kind::{Kind, Route};
+#[cfg(feature = "serde")]
+pub(crate) use shown::details;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -71,35 +137,30 @@ pub struct Rejected {
 /// ```
 /// use std::fs::File;
 ///
-/// use kho::files::Files;
+/// use kho::files::{Files, Route};
 /// use rustix::fs::{MemfdFlags, memfd_create};
 ///
 /// let mut files = Files::new();
 /// files.add(1, memfd_create("log", MemfdFlags::CLOEXEC)?)?;
-/// let rejected = files.add(2, File::open("/dev/null")?.into()).unwrap_err();
-/// assert!(rejected.to_string().starts_with("file-kind: files[0x2]"), "{rejected}");
-/// assert!(files.take(1).is_some());
+/// files.add(2, File::open("/dev/null")?.into())?;
+/// let rejected = files.add(3, File::open("/")?.into()).unwrap_err();
+/// let says = "file-kind: files[0x3].kind: a directory, which the successor opens by its path";
+/// assert_eq!(rejected.to_string(), says);
+///
+/// // A session takes memfds only.
+/// let told: Vec<String> = files.refused_by(Route::Session).iter().map(ToString::to_string).collect();
+/// let only = "a memfd that is not hugetlb, which is all that a session carries";
+/// assert_eq!(told, [format!("file-kind: files[0x2]: found a character device, expected {only}")]);
+/// assert!(files.refused_by(Route::Exec).is_empty());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct Files {
     held: BTreeMap<u64, OwnedFd>,
-    /// Device and inode of the files that were added, and their token.
+    /// Device and inode of the memfds that were added, and their token.
     inodes: BTreeMap<(u64, u64), u64>,
     /// Whether the next kernel made them anew: not the open files that were handed over, but others like them.
     reborn: bool,
-}
-
-/// How files travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Route {
-    /// Across exec: the same open files.
-    Exec,
-    /// Through a unix socket, to another process: the same open files.
-    Socket,
-    /// In a session of `/dev/liveupdate`, across a kexec: the next kernel makes files that have the contents, size, seals
-    /// and position of those that were preserved.
-    Session,
 }
 
 impl Files {
@@ -109,15 +170,18 @@ impl Files {
         Self::default()
     }
 
-    /// Adds a file that is to be handed over. Today these are memfds.
+    /// Adds a file that is to be handed over.
     ///
     /// # Errors
-    /// [`Code::TokenDuplicate`] for a token that is taken, [`Code::FileDuplicate`] for a file that has a token already
-    /// (it would be restored twice), [`Code::FileKind`] for anything that is no memfd. The file comes back.
+    /// [`Code::TokenDuplicate`] for a token that is taken, [`Code::FileDuplicate`] for a memfd that has a token already
+    /// (it would be restored twice), [`Code::FileKind`] for what does not travel, with the reason; [`Code::Io`] when it
+    /// could not be looked at, for want of `/proc` perhaps. The file comes back.
     pub fn add(&mut self, token: u64, file: OwnedFd) -> Result<(), Rejected> {
         match self.fits(token, file.as_fd()) {
             Ok(inode) => {
-                self.inodes.insert(inode, token);
+                if let Some(inode) = inode {
+                    self.inodes.insert(inode, token);
+                }
                 self.held.insert(token, file);
                 Ok(())
             }
@@ -125,18 +189,35 @@ impl Files {
         }
     }
 
-    fn fits(&self, token: u64, file: BorrowedFd<'_>) -> Result<(u64, u64), Fault> {
+    /// Device and inode of a file that may be added, when it is one that stands once.
+    fn fits(&self, token: u64, file: BorrowedFd<'_>) -> Result<Option<(u64, u64)>, Fault> {
         if self.held.contains_key(&token) {
             return Err(Fault::new(Code::TokenDuplicate).item("token").found("a token that is taken"));
         }
+        // All that is recorded later must be there to be told.
         let new = identity::record(token, file)?;
+        if !matches!(Kind::of_number(new.kind.get()), Some(Kind::Memfd | Kind::Hugetlb)) {
+            return Ok(None);
+        }
         let inode = (new.device.get(), new.inode.get());
         match self.inodes.get(&inode) {
-            None => Ok(inode),
+            None => Ok(Some(inode)),
             Some(other) => Err(Fault::new(Code::FileDuplicate)
                 .item("inode")
                 .found(format_args!("inode {}, which has the token {other:#x} already", new.inode))),
         }
+    }
+
+    /// The files that the route does not carry, each as a [`Code::FileKind`] with what it is and what would be carried;
+    /// none when all can leave. A file that cannot be looked at is told as well.
+    #[must_use]
+    pub fn refused_by(&self, route: Route) -> Vec<Fault> {
+        let carried = |file| {
+            let kind = Kind::of(file)?;
+            kind.carried_by(route).map_err(|only| Fault::new(Code::FileKind).found(kind.with_article()).expected(only))
+        };
+        let refused = self.iter().filter_map(|(token, file)| Some((token, carried(file).err()?)));
+        refused.map(|(token, fault)| fault.within(&format!("files[{token:#x}]"))).collect()
     }
 
     /// The files as a transport received them, unchecked: the plan checks them.
@@ -205,7 +286,13 @@ pub(crate) fn duplicate(file: impl AsFd) -> Result<OwnedFd, Fault> {
 
 /// Whether a file is a memfd.
 pub(crate) fn is_memfd(file: BorrowedFd<'_>) -> Result<(), Fault> {
-    identity::record(0, file).map(|_| ())
+    let other = |found: &str| Err(Fault::new(Code::FileKind).item("kind").found(found).expected("a memfd"));
+    match Kind::of(file) {
+        Ok(Kind::Memfd | Kind::Hugetlb) => Ok(()),
+        Ok(kind) => other(&kind.with_article()),
+        Err(fault) if fault.code() == Code::FileKind => other(fault.found_text()),
+        Err(fault) => Err(fault),
+    }
 }
 
 /// Memory that files travel beside.
@@ -314,5 +401,7 @@ impl<M: Memory + Beside> Component<M> for FilesNode {
     }
 }
 
+#[cfg(test)]
+mod kinds_tests;
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ use crate::handover::{Incoming, Outgoing, Registry};
 use crate::mem::{Arena, PhysRange, read_wire};
 use crate::transport::Bundle;
 
-fn memfd(len: u64) -> OwnedFd {
+pub(super) fn memfd(len: u64) -> OwnedFd {
     let file = rustix::fs::memfd_create(c"test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::ftruncate(&file, len).unwrap();
     file
@@ -53,41 +53,41 @@ fn a_token_and_a_file_stand_once() {
 }
 
 #[test]
-fn only_memfds_travel() {
+fn what_does_not_travel_comes_back_with_the_reason() {
     let mut files = Files::new();
-    let dir = tempfile::tempdir().unwrap();
-    let (reader, _writer) = std::io::pipe().unwrap();
-    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-    let no_seals = "file-kind: files[0x1].kind: found Invalid argument (os error 22), expected a memfd";
-    assert_eq!(rejected(&mut files, 1, reader), no_seals);
-    assert_eq!(rejected(&mut files, 1, socket), no_seals);
-    assert_eq!(rejected(&mut files, 1, File::open(dir.path()).unwrap()), no_seals);
-    assert_eq!(rejected(&mut files, 1, File::open("/dev/null").unwrap()), no_seals);
-    assert_eq!(rejected(&mut files, 1, File::open("/proc/self/exe").unwrap()), no_seals);
+    let refused = |what: &str| format!("file-kind: files[0x1].kind: {what}");
+    let folder = File::open("/").unwrap();
+    assert_eq!(rejected(&mut files, 1, folder), refused("a directory, which the successor opens by its path"));
     let memfd = memfd(0);
     let path = format!("/proc/self/fd/{}", memfd.as_raw_fd());
     let by_path = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
-    let says = "file-kind: files[0x1].kind: found Bad file descriptor (os error 9), expected a memfd";
+    let says = refused("an O_PATH descriptor, which names a file that it has not opened");
     assert_eq!(rejected(&mut files, 1, by_path), says);
+    let watch = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).unwrap();
+    let says = refused("inotify, an anonymous inode that cannot be told from another of its kind");
+    assert_eq!(rejected(&mut files, 1, watch), says);
+    let of_proc = File::open("/proc/self/maps").unwrap();
+    let says = refused("a file of /proc, which speaks of what it was opened in: the successor opens it anew");
+    assert_eq!(rejected(&mut files, 1, of_proc), says);
     assert!(files.is_empty());
 }
 
 #[test]
-fn a_file_of_tmpfs_travels_when_it_has_no_name() {
+fn a_file_of_tmpfs_is_a_memfd_when_it_has_no_name() {
     let mut files = Files::new();
     let Ok(named) = tempfile::Builder::new().tempfile_in("/dev/shm") else {
         eprintln!("needs a tmpfs at /dev/shm");
         return;
     };
-    let says = "file-kind: files[0x1].kind: found a file that has a name, expected a memfd";
-    assert_eq!(rejected(&mut files, 1, named.as_file().try_clone().unwrap()), says);
+    assert_eq!(Kind::of(named.as_file()).unwrap(), Kind::Regular);
     let file = named.into_file();
     // tempfile removes the name together with the path.
+    assert_eq!(Kind::of(&file).unwrap(), Kind::Memfd);
     files.add(1, file.into()).unwrap();
 }
 
 /// A handover of these files, as it arrives: its own files come with it, or those that are given.
-fn handed_over(files: Vec<(u64, OwnedFd)>) -> (Incoming<Bundle>, PhysRange) {
+pub(super) fn handed_over(files: Vec<(u64, OwnedFd)>) -> (Incoming<Bundle>, PhysRange) {
     let mut outgoing = Outgoing::new(Bundle::new(1 << 20).unwrap());
     for (token, file) in files {
         outgoing.preserve_file(token, file).unwrap();
@@ -105,7 +105,7 @@ fn handed_over(files: Vec<(u64, OwnedFd)>) -> (Incoming<Bundle>, PhysRange) {
 }
 
 /// What the plan says of it, without `error: /files: `.
-fn told(incoming: Incoming<Bundle>) -> Vec<String> {
+pub(super) fn told(incoming: Incoming<Bundle>) -> Vec<String> {
     let mut registry = Registry::new();
     registry.add(NODE, FilesNode);
     let refused = incoming.plan(&registry).accept().unwrap_err();
@@ -185,7 +185,12 @@ fn missing_and_unknown_descriptors_are_all_told() {
 
 /// Three files, one record of which is changed.
 fn changed(which: usize, change: impl FnOnce(&mut Record)) -> Vec<String> {
-    let (incoming, blob) = handed_over(vec![(1, memfd(1)), (2, memfd(2)), (3, memfd(3))]);
+    changed_of(vec![(1, memfd(1)), (2, memfd(2)), (3, memfd(3))], which, change)
+}
+
+/// These files, one record of which is changed.
+pub(super) fn changed_of(files: Vec<(u64, OwnedFd)>, which: usize, change: impl FnOnce(&mut Record)) -> Vec<String> {
+    let (incoming, blob) = handed_over(files);
     let arena = incoming.memory().arena();
     let table: Table = read_wire(arena, blob.start()).unwrap();
     // Behind the two words of the block.
@@ -209,14 +214,18 @@ fn records_that_lie() {
     for (change, says) in [
         (
             (|record| record.kind = 9.into()) as fn(&mut Record),
-            "file-kind: files[0x2].kind: found 9, expected 1, a memfd",
+            "file-identity: files[0x2].kind: found a memfd, expected an epoll",
         ),
-        (|record| record.kind = 0.into(), "file-kind: files[0x2].kind: found 0, expected 1, a memfd"),
-        (|record| record.reserved = 7.into(), "reserved: files[0x2].reserved: found 7, expected 0"),
         (
-            |record| record.reserved2 = u64::MAX.into(),
-            "reserved: files[0x2].reserved2: found 18446744073709551615, expected 0",
+            |record| record.kind = 0.into(),
+            "file-kind: files[0x2].kind: found 0, expected 1 to 12, the kinds that are known here",
         ),
+        (
+            |record| record.kind = u32::MAX.into(),
+            "file-kind: files[0x2].kind: found 4294967295, expected 1 to 12, the kinds that are known here",
+        ),
+        (|record| record.reserved = 7.into(), "reserved: files[0x2].reserved: found 7, expected 0"),
+        (|record| record.more = u64::MAX.into(), "reserved: files[0x2].more: found 18446744073709551615, expected 0"),
         (|record| record.size = 3.into(), "file-identity: files[0x2].size: found 0x2, expected 0x3"),
         (|record| record.seals = 2.into(), "file-identity: files[0x2].seals: found 0x0, expected 0x2"),
         (

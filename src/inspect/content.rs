@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::states::StateImage;
 use crate::abi::files;
+use crate::files::Kind;
 use crate::luo::{self, FileContent, Flb};
 use crate::mem::{Folio, Geometry};
 use crate::metadata::Metadata;
@@ -191,8 +192,11 @@ impl From<&memblock::Range> for NamedRange {
 pub struct Device {
     /// The user's name for it.
     pub token: u64,
-    /// `memfd`, or the number of a kind that is not known here.
+    /// `memfd`, `eventfd` and so on, as [`Kind`](crate::files::Kind) is printed, or the number of a kind that is not known
+    /// here.
     pub kind: String,
+    /// What only this kind has, in words: which end of a pipe, the family of a socket.
+    pub detail: Vec<String>,
     /// Device of the inode.
     pub device: u64,
     /// Number of the inode.
@@ -213,10 +217,11 @@ impl From<&files::Record> for Device {
     fn from(record: &files::Record) -> Self {
         Device {
             token: record.token.get(),
-            kind: match record.kind.get() {
-                files::KIND_MEMFD => "memfd".into(),
-                other => other.to_string(),
+            kind: match Kind::of_number(record.kind.get()) {
+                Some(kind) => kind.to_string(),
+                None => record.kind.to_string(),
             },
+            detail: crate::files::details(record),
             device: record.device.get(),
             inode: record.inode.get(),
             size: record.size.get(),

@@ -192,7 +192,9 @@ mod files {
         /// A memfd that a state has: the descriptor travels, its contents are not copied. What travels is a duplicate,
         /// and what is restored is one too.
         Memfd = MEMFD;
-        /// A descriptor of any kind that [`Files`](crate::files::Files) takes.
+        /// A descriptor of any [kind](crate::files::Kind) that travels: a socket, an eventfd, a device, a file. The open
+        /// file itself travels and is shared, as after `dup`. What each kind is held against on arrival, and what to
+        /// heed, is in the [table of kinds](crate::files#kinds).
         FileDescriptor = DESCRIPTOR;
     }
 }

@@ -185,6 +185,7 @@ impl<'a> Walk<'a> {
             return self.value(path, pair.0.map(about), pair.1.map(about));
         };
         self.value(&format!("{path}.kind"), Some(&a.kind), Some(&b.kind));
+        self.words(&format!("{path}.detail"), &a.detail, &b.detail);
         self.value(&format!("{path}.size"), Some(a.size), Some(b.size));
         self.value(&format!("{path}.pos"), Some(a.pos), Some(b.pos));
         self.words(&format!("{path}.seals"), &a.seals, &b.seals);

@@ -263,11 +263,11 @@ fn a_file_that_is_no_memfd_is_none_at_the_other_end_either() {
     drop(bundle.files_mut().take(token));
     let other = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
     *bundle.files_mut() = Files::received([(token, other)]);
-    let kind = "file-kind: files[0x8000000000000000].kind: found Invalid argument (os error 22), expected a memfd";
+    let kind = "files[0x8000000000000000].kind: found a regular file, expected a memfd";
     let text = [
         format!("error: /{NODE}: state-unknown: s9: id 9"),
-        format!("error: /{NODE}: {kind}"),
-        format!("error: /files: {kind}"),
+        format!("error: /{NODE}: file-kind: {kind}"),
+        format!("error: /files: file-identity: {kind}"),
     ];
     assert_eq!(plan(bundle), text);
 }
