@@ -138,8 +138,7 @@ impl Servers {
     /// Starts this program as a server. From this thread: when it ends, they do.
     pub(super) fn start(&mut self, role: Role) -> Result<u32, Failed> {
         self.lives += 1;
-        let life =
-            Life { role, door: self.door(), size: self.size, number: self.lives, parent: std::process::id() };
+        let life = Life { role, door: self.door(), size: self.size, number: self.lives, parent: std::process::id() };
         let mut command = Command::new("/proc/self/exe");
         command.arg0("kho").args(life.args()).stdin(self.ends()?.1.try_clone()?).stdout(Stdio::null());
         let pid = command.spawn()?.id();

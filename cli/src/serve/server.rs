@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kho::handover::Outgoing;
-use kho::mem::Geometry;
 use kho::report::{Code, Fault};
 use kho::state::States;
 use kho::transport::{
@@ -74,11 +73,9 @@ fn die_with(parent: u32) -> Result<(), Failed> {
 }
 
 fn first(life: &Life) -> Result<ExitCode, Failed> {
-    let page = Geometry::with_page_size(u64::try_from(rustix::param::page_size())?)
-        .ok_or("pages of this machine are neither 4K, 16K nor 64K")?;
     // Room for the metadata of a handover, which is freed again after it.
     let mut bundle = Bundle::new(life.size.saturating_add(64 << 20))?;
-    let (store, fixed) = Store::new(&mut bundle, life.size, page)?;
+    let (store, fixed) = Store::new(&mut bundle, life.size)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let listener = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     rustix::net::bind(&listener, &SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0))?;

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use kho::mem::{Frames as _, Geometry, Mapping, Order};
+use kho::mem::{Frames as _, Mapping, Memory as _, Order};
 use kho::payload::{Contiguous, MappedArray};
 use kho::transport::Bundle;
 use zerocopy::little_endian::U64;
@@ -46,8 +46,8 @@ pub(super) struct Store {
 
 impl Store {
     /// A table of that size in new blocks, a quarter full of keys that stay as they are; and how many these are.
-    pub(super) fn new(bundle: &mut Bundle, size: u64, page: Geometry) -> Result<(Self, u64), Box<dyn Error>> {
-        let order = Order::holding(BLOCK, page).ok_or("no blocks of that size")?;
+    pub(super) fn new(bundle: &mut Bundle, size: u64) -> Result<(Self, u64), Box<dyn Error>> {
+        let order = Order::holding(BLOCK, bundle.geometry()).ok_or("no blocks of that size")?;
         let blocks = size.div_ceil(BLOCK).max(1);
         let frames = (0..blocks).map(|_| bundle.alloc(order)).collect::<Result<Vec<_>, _>>()?;
         let mapping = bundle.arena().map_contiguous(frames).map_err(|failed| failed.error)?;
@@ -128,8 +128,7 @@ mod tests {
     #[test]
     fn keys_are_found_again_and_what_is_broken_is_told() {
         let mut bundle = Bundle::new(16 << 20).unwrap();
-        let page = bundle.arena().geometry();
-        let (mut store, fixed) = Store::new(&mut bundle, 1, page).unwrap();
+        let (mut store, fixed) = Store::new(&mut bundle, 1).unwrap();
         assert_eq!((store.slots().len(), fixed), (1 << 16, 1 << 14));
         assert_eq!((store.get(FIXED | 5), store.get(5)), (Some(mix(FIXED | 5)), None));
         assert_eq!((store.set(5, 7), store.set(5, 8), store.get(5)), (Some(true), Some(false), Some(8)));
