@@ -69,11 +69,9 @@ pub(super) fn kill(servers: &mut Servers, number: u64, after_ns: u64) -> Result<
     let successor = if keeper {
         servers.lives += 1;
         servers.say(&Order::Leave { kept: true, life: servers.lives })?;
-        loop {
-            match servers.hear(PATIENCE)? {
-                Said::Leaving { pid, .. } => break pid,
-                other => return Err(unexpected(&other)),
-            }
+        match servers.hear(PATIENCE)? {
+            Said::Leaving { pid, .. } => pid,
+            other => return Err(unexpected(&other)),
         }
     } else {
         servers.start(Role::Next)?
