@@ -1,7 +1,7 @@
-//! A virtual machine that goes on while its VMM is replaced: `cargo run --example vmm`.
+//! A virtual machine that goes on while its VMM is replaced: `cargo run --example vmm --features vm-memory`.
 //!
-//! A VMM has two kinds of state. The memory of the guest is large and is not touched: it is a memfd, whose descriptor
-//! travels. The rest is small and has structure: vCPUs with their interrupt controllers, a bus, devices that several
+//! A VMM has two kinds of state. The memory of the guest is large and is not touched: it is in a memfd, whose descriptor
+//! travels, with a table of what of it is where in the guest. The rest is small and has structure: vCPUs with their interrupt controllers, a bus, devices that several
 //! parts of the VMM share, and that know the bus they are on.
 //!
 //! The VMM is upgraded from release 1 to release 2 by exec, and rolled back to release 1. Each time the guest stands
@@ -12,23 +12,29 @@
 
 use std::collections::VecDeque;
 use std::error::Error;
-use std::os::fd::AsFd as _;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex};
 
 use kho::abi;
 use kho::compat::Terms;
 use kho::files::FilesNode;
+use kho::guest::{self, GuestMemoryNode};
 use kho::handover::{Handle, Outgoing, Registry};
-use kho::state::{ArcLink, Memfd, Origin, State, States, StatesNode, Versions};
+use kho::state::{ArcLink, Origin, State, States, StatesNode, Versions};
 use kho::transport::{Arrival, Bundle, Program};
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::time::{ClockId, clock_gettime};
+use vm_memory::{
+    Bytes as _, FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
+};
 
 /// Which release each process is: an upgrade, and the way back.
 const ROUTE: [u32; 3] = [1, 2, 1];
 
-/// The guest has so many pages of memory, and so many vCPUs.
-const PAGES: u64 = 16384;
+/// The memory of the guest, from which address on and how much, in MiB: on both sides of a hole for devices.
+const REGIONS: [(u64, u64); 2] = [(0, 48), (4096, 16)];
+const MIB: u64 = 1 << 20;
 const PAGE: usize = 4096;
 const VCPUS: u32 = 4;
 
@@ -69,8 +75,7 @@ enum Kind {
 macro_rules! code_of_both_releases {
     () => {
         impl Vmm for Vm {
-            fn power_on(&mut self, ram: Memfd) {
-                self.ram = Some(ram);
+            fn power_on(&mut self) {
                 self.vcpus = (0..VCPUS).map(|number| Vcpu::new(number, mode(number), lapic(number))).collect();
                 for (irq, kind) in (4..).zip(kinds(0)) {
                     let device = Device::new(irq, kind, ArcLink::to(&self.bus));
@@ -105,10 +110,6 @@ macro_rules! code_of_both_releases {
                 }
             }
 
-            fn ram(&mut self) -> &mut Option<Memfd> {
-                &mut self.ram
-            }
-
             fn frozen_at(&mut self) -> &mut u64 {
                 &mut self.frozen_at
             }
@@ -124,8 +125,6 @@ mod v1 {
     #[state(id = 1, version = 1)]
     pub(super) struct Vm {
         frozen_at: u64,
-        /// An option, because an object is there before it is restored, and has no memory then.
-        ram: Option<Memfd>,
         vcpus: Vec<Vcpu>,
         bus: Arc<Mutex<Bus>>,
         /// The same object as on the bus: saved once, and the same object again afterwards.
@@ -190,7 +189,6 @@ mod v2 {
     #[state(id = 1, version = 1)]
     pub(super) struct Vm {
         frozen_at: u64,
-        ram: Option<Memfd>,
         vcpus: Vec<Vcpu>,
         bus: Arc<Mutex<Bus>>,
         console: Option<Arc<Mutex<Device>>>,
@@ -253,12 +251,11 @@ mod v2 {
 /// What the rest of this file wants of a VMM.
 trait Vmm: State + Default + 'static {
     /// The first process makes the machine.
-    fn power_on(&mut self, ram: Memfd);
+    fn power_on(&mut self);
     /// What the guest does in the life of one process.
     fn run(&mut self, step: usize);
     /// Whether the machine is as the processes before this one left it.
     fn check(&self, step: usize);
-    fn ram(&mut self) -> &mut Option<Memfd>;
     fn frozen_at(&mut self) -> &mut u64;
 }
 
@@ -284,12 +281,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// What a release reads: its states, and in the node `files` the descriptors that they have.
-fn registry<T: Vmm>() -> (Registry<Bundle>, Handle<States>) {
+/// What a release reads: the memory of the guest, its own states, and in the node `files` the descriptor of the memory.
+fn registry<T: Vmm>() -> (Registry<Bundle>, Handle<GuestMemoryMmap>, Handle<States>) {
     let mut registry = Registry::new();
-    let node = registry.add(abi::state::NODE, StatesNode::new(&[T::SHAPE]));
+    let memory = registry.add(guest::NODE, GuestMemoryNode::new());
+    let states = registry.add(abi::state::NODE, StatesNode::new(&[T::SHAPE]));
     registry.add(abi::files::NODE, FilesNode);
-    (registry, node)
+    (registry, memory, states)
 }
 
 /// What the release reads. A VMM that hands over to another file asks that: `Outgoing::write_for_program`.
@@ -303,24 +301,23 @@ fn reads_of(release: u32) -> Terms {
 /// The life of one process.
 fn live<T: Vmm>(step: usize) -> Result<(), Box<dyn Error>> {
     let vm = Arc::new(Mutex::new(T::default()));
-    let mut states = States::new();
-    match Arrival::take()? {
+    let (memory, states) = match Arrival::take()? {
         None => {
+            let mut states = States::new();
             states.attach(0, &vm)?;
-            let ram = rustix::fs::memfd_create("guest-ram", MemfdFlags::CLOEXEC)?;
-            rustix::fs::ftruncate(&ram, PAGES * PAGE as u64)?;
-            lock(&vm).power_on(ram.into());
-            println!("release 1: a guest with {VCPUS} vCPUs and {} MiB", (PAGES * PAGE as u64) >> 20);
+            lock(&vm).power_on();
+            let memory = new_memory()?;
+            let size: u64 = memory.iter().map(|region| region.len()).sum();
+            println!("release 1: a guest with {VCPUS} vCPUs and {} MiB", size / MIB);
+            (memory, states)
         }
-        Some(arrival) => states = take_over(&vm, step, arrival)?,
-    }
+        Some(arrival) => take_over(&vm, step, arrival)?,
+    };
     // The guest runs.
     let mut machine = lock(&vm);
     machine.check(step);
     machine.run(step);
-    let ram = machine.ram().as_ref().ok_or("no memory")?;
-    check_and_write(ram, step)?;
-    let inode = rustix::fs::fstat(ram)?.st_ino;
+    check_and_write(&memory, step)?;
 
     let Some(next) = ROUTE.get(step + 1) else {
         println!("all of it was there each time, {} times", step);
@@ -331,7 +328,7 @@ fn live<T: Vmm>(step: usize) -> Result<(), Box<dyn Error>> {
     let versions = Versions::for_reader(states.shapes(), known).map_err(|faults| format!("{faults:?}"))?;
     println!("release {release} leaves for release {next}");
     versions.dropped().iter().for_each(|dropped| println!("   {dropped}"));
-    let program = Program::current()?.args([(step + 1).to_string(), inode.to_string()]);
+    let program = Program::current()?.args([(step + 1).to_string(), inode_of(&memory)?.to_string()]);
 
     // All that could be done before is done. From here on the guest stands still.
     *machine.frozen_at() = now();
@@ -339,15 +336,24 @@ fn live<T: Vmm>(step: usize) -> Result<(), Box<dyn Error>> {
     drop(machine);
     let mut outgoing = Outgoing::new(Bundle::new(64 << 20)?);
     outgoing.write_for(&reads)?;
+    outgoing.preserve(guest::NODE, &memory)?;
     outgoing.preserve(abi::state::NODE, &states)?;
-    Err(outgoing.finish()?.exec(&program, None).into())
+    let finished = outgoing.finish()?;
+    // Else exec would do it, page by page that was touched, while the guest stands still. The memfd stays.
+    drop(memory);
+    Err(finished.exec(&program, None).into())
 }
 
-fn take_over<T: Vmm>(vm: &Arc<Mutex<T>>, step: usize, arrival: Arrival) -> Result<States, Box<dyn Error>> {
+fn take_over<T: Vmm>(
+    vm: &Arc<Mutex<T>>,
+    step: usize,
+    arrival: Arrival,
+) -> Result<(GuestMemoryMmap, States), Box<dyn Error>> {
     let (began, left_at) = (now(), arrival.left_at);
-    let (registry, node) = registry::<T>();
+    let (registry, memory, states) = registry::<T>();
     let mut restored = arrival.incoming.plan(&registry).accept()?.restore()?;
-    let mut states = restored.take(&node).ok_or("no states came")?;
+    let memory = restored.take(&memory).ok_or("no guest memory came")?;
+    let mut states = restored.take(&states).ok_or("no states came")?;
     assert!(matches!(states.attach(0, vm)?, Origin::Restored { .. }));
     let left = states.finish(restored.memory_mut());
     assert!(left.is_empty(), "{left:?}");
@@ -366,24 +372,51 @@ fn take_over<T: Vmm>(vm: &Arc<Mutex<T>>, step: usize, arrival: Arrival) -> Resul
         ms(began, done)
     );
     let inode = std::env::args().nth(2).ok_or("no inode")?;
-    let ram = rustix::fs::fstat(lock(vm).ram().as_ref().ok_or("no memory")?.as_fd())?;
-    assert_eq!(ram.st_ino.to_string(), inode, "the same memfd, not a copy");
-    Ok(states)
+    assert_eq!(inode_of(&memory)?.to_string(), inode, "the same memfd, not a copy");
+    Ok((memory, states))
+}
+
+/// Memory of a new guest: both regions are in one memfd, one behind the other. It cannot be truncated any more, or no
+/// successor would take it: what it maps must stay there.
+fn new_memory() -> Result<GuestMemoryMmap, Box<dyn Error>> {
+    let ram = rustix::fs::memfd_create("guest-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::ftruncate(&ram, REGIONS.iter().map(|(_, size)| size * MIB).sum())?;
+    rustix::fs::fcntl_add_seals(&ram, SealFlags::SHRINK | SealFlags::GROW)?;
+    let (ram, mut offset) = (Arc::new(File::from(ram)), 0);
+    let regions = REGIONS.map(|(at, size)| {
+        let part = FileOffset::from_arc(Arc::clone(&ram), offset);
+        offset += size * MIB;
+        (GuestAddress(at * MIB), (size * MIB) as usize, Some(part))
+    });
+    Ok(GuestMemoryMmap::from_ranges_with_files(regions)?)
+}
+
+/// The memfd of the guest's memory, which is one for all regions.
+fn inode_of(memory: &GuestMemoryMmap) -> Result<u64, Box<dyn Error>> {
+    let mut inodes = Vec::new();
+    for region in memory.iter() {
+        inodes.push(region.file_offset().ok_or("no file")?.file().metadata()?.ino());
+    }
+    inodes.dedup();
+    assert_eq!((inodes.len(), memory.num_regions()), (1, REGIONS.len()));
+    Ok(inodes[0])
 }
 
 /// Every page has the number of the process that wrote it last, and its own number in all other bytes.
-fn check_and_write(ram: &Memfd, step: usize) -> Result<(), Box<dyn Error>> {
+fn check_and_write(memory: &GuestMemoryMmap, step: usize) -> Result<(), Box<dyn Error>> {
     let mut found = vec![0; PAGE];
-    for page in 0..PAGES {
-        let at = page * PAGE as u64;
-        let mut expected = vec![page as u8; PAGE];
-        if let Some(before) = step.checked_sub(1) {
-            expected[..8].copy_from_slice(&before.to_le_bytes());
-            rustix::io::pread(ram, &mut found[..], at)?;
-            assert!(found == expected, "page {page} has other contents");
+    for (at, size) in REGIONS {
+        for at in (at * MIB..(at + size) * MIB).step_by(PAGE) {
+            let page = at / PAGE as u64;
+            let mut expected = vec![page as u8; PAGE];
+            if let Some(before) = step.checked_sub(1) {
+                expected[..8].copy_from_slice(&before.to_le_bytes());
+                memory.read_slice(&mut found, GuestAddress(at))?;
+                assert!(found == expected, "page {page} has other contents");
+            }
+            expected[..8].copy_from_slice(&step.to_le_bytes());
+            memory.write_slice(&expected, GuestAddress(at))?;
         }
-        expected[..8].copy_from_slice(&step.to_le_bytes());
-        rustix::io::pwrite(ram, &expected, at)?;
     }
     Ok(())
 }

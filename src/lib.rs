@@ -63,7 +63,8 @@
 //! | `linux` | how the next kernel is told of a handover that was made for it |
 //! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
 //! | [`state`] | typed state in versions: saved, restored, skipped, downgraded |
-//! | `transport` | how a handover travels: exec |
+//! | [`guest`] | memory of virtual machines: read, and handed over region by region |
+//! | `transport` | how a handover travels: exec, a unix socket, a session of `/dev/liveupdate`; who goes on when one dies |
 //! | `kexec` | x86-64: the next kernel loaded from user space, with a handover that was authored |
 //! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
 //! | `inspect` | a dump, an arena or a device tree as one tree of values |
@@ -74,11 +75,13 @@
 //! - `write`: device trees are written and handovers made ([`handover::Outgoing`]); adds `vm-fdt`.
 //! - `std` (default): arenas, images, files, exec; Linux only. Adds `rustix`, `libc`, `object` and `radsort`.
 //! - `derive` (default): `#[derive(State)]`; adds `kho-derive`, at compile time only.
-//! - `tracing` (default): an event for each step of plan and restore, with `std`: target `kho`, level debug, with `step`
-//!   (`check`, `plan`, `prepare`, `settle` or `commit`), `node` and `nanos`.
+//! - `tracing` (default): an event for each step, with `std`: target `kho`, level debug, with `step` (`check`, `plan`,
+//!   `prepare`, `settle`, `commit` and `restore`; of who leaves `hello`, `prepare`, `freeze`, `preserve`, `finish`,
+//!   `deliver`, `accept` and `unfreeze`), `node` (`/` is the whole step) and `nanos`.
 //! - `schema`: JSON Schemas of the values of `serde`. Adds `schemars`.
 //! - `serde`: findings, plans and layouts as values; with `std` also `inspect` and `successor`.
 //! - `images`: packed images of kernels are unpacked; adds `flate2`, `lzma-rust2`, `ruzstd`, `lz4_flex` and `bzip2`.
+//! - `vm-memory`: memory of virtual machines as rust-vmm has it (see [`guest`]); implies `std`, adds `vm-memory`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![warn(
     clippy::indexing_slicing,
@@ -117,6 +120,7 @@ pub mod compat;
 pub mod fdt;
 #[cfg(feature = "std")]
 pub mod files;
+pub mod guest;
 pub mod handover;
 #[cfg(all(feature = "std", feature = "serde"))]
 pub mod inspect;

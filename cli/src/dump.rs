@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use kho::inspect::{Content, Decoded, Device, Memfd, Node, Range, Session, SessionFile, SourceKind};
+use kho::inspect::{Content, Decoded, Device, GuestRegion, Memfd, Node, Range, Session, SessionFile, SourceKind};
 use kho::luo::Flb;
 use kho::selftest::Rule;
 use kho::text::Name;
@@ -146,6 +146,11 @@ fn content(text: &mut String, node: &Node) {
             line(format!("{} beside the memory", count(files.len() as u64, "file")));
             lines(files, file, &mut line);
         }
+        Some(Content::GuestMemory { regions }) => {
+            let all = regions.iter().fold(0_u64, |sum, region| sum.saturating_add(region.size));
+            line(format!("{} of guest memory in {}", size(all), count(regions.len() as u64, "region")));
+            lines(regions, region, &mut line);
+        }
         Some(Content::Memfd(file)) => {
             line(memfd(file));
             line(folios(file));
@@ -269,6 +274,11 @@ fn file(file: &Device) -> String {
     }
     all.push(format!("inode {} on device {:#x}", file.inode, file.device));
     all.join(", ")
+}
+
+fn region(region: &GuestRegion) -> String {
+    let write = if region.prot & kho::abi::guest::PROT_WRITE == 0 { "read only" } else { "read and write" };
+    format!("{:#x}: {}, {write}, at {:#x} of token {:#x}", region.guest, size(region.size), region.offset, region.token)
 }
 
 fn sealed(seals: &[String]) -> String {

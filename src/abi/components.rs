@@ -4,8 +4,8 @@ use core::fmt;
 use core::ops::RangeInclusive;
 
 use super::{
-    Layout, arena, block, files, kexec_metadata, kho, kho_test, liveupdate, luo, manifest, memblock, memfd, payload,
-    radix, state, state_kind, vmalloc, x86_boot,
+    Layout, arena, block, files, guest, kexec_metadata, kho, kho_test, liveupdate, luo, manifest, memblock, memfd,
+    payload, radix, session, state, state_kind, vmalloc, x86_boot,
 };
 use crate::compat::Compat;
 use crate::mem::Geometry;
@@ -175,6 +175,13 @@ pub const COMPONENTS: &[Component] = &[
         ..version(files::COMPAT)
     },
     Component {
+        layouts: &[guest::Table::LAYOUT, guest::Region::LAYOUT],
+        constants: constants!(guest:
+            NODE MAX_REGIONS PROT_READ PROT_WRITE MAP_SHARED MAP_NORESERVE MAP_POPULATE),
+        formulas: &[formula("regions per block", |g| g.block_capacity(48))],
+        ..version(guest::COMPAT)
+    },
+    Component {
         layouts: &[kexec_metadata::KexecMetadata::LAYOUT],
         constants: constants!(kexec_metadata: NODE VERSION),
         ..version(Compat::new("kexec-metadata", kexec_metadata::VERSION))
@@ -289,6 +296,11 @@ pub const COMPONENTS: &[Component] = &[
             formula("depth", |g| u64::from(g.depth())),
         ],
         ..version(radix::COMPAT)
+    },
+    Component {
+        layouts: &[session::Head::LAYOUT],
+        constants: constants!(session: MAGIC ROOT ARENA RESERVED MAX_FILES),
+        ..version(session::COMPAT)
     },
     Component {
         layouts: &[

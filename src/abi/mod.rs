@@ -15,6 +15,7 @@ mod wire;
 pub mod arena;
 pub mod block;
 pub mod files;
+pub mod guest;
 pub mod kexec_metadata;
 pub mod kho;
 pub mod kho_test;
@@ -25,6 +26,7 @@ pub mod memblock;
 pub mod memfd;
 pub mod payload;
 pub mod radix;
+pub mod session;
 pub mod state;
 pub mod state_kind;
 pub mod vmalloc;
@@ -39,6 +41,8 @@ pub const LAYOUTS: &[&Layout] = &[
     block::Header::LAYOUT,
     files::Table::LAYOUT,
     files::Record::LAYOUT,
+    guest::Table::LAYOUT,
+    guest::Region::LAYOUT,
     kexec_metadata::KexecMetadata::LAYOUT,
     kho::Scratch::LAYOUT,
     kho::SetupHeader::LAYOUT,
@@ -59,6 +63,7 @@ pub const LAYOUTS: &[&Layout] = &[
     memfd::Folio::LAYOUT,
     payload::Records::LAYOUT,
     payload::Array::LAYOUT,
+    session::Head::LAYOUT,
     state::Blob::LAYOUT,
     state::Header::LAYOUT,
     state::Use::LAYOUT,

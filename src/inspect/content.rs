@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::states::StateImage;
-use crate::abi::files;
+use crate::abi::{files, guest};
 use crate::files::Kind;
 use crate::luo::{self, FileContent, Flb};
 use crate::mem::{Folio, Geometry};
@@ -22,6 +22,11 @@ pub enum Content {
     Files {
         /// By ascending token.
         files: Vec<Device>,
+    },
+    /// Memory of a guest in files that travel beside the memory     kho-guest-memory-v1
+    GuestMemory {
+        /// In the order of their addresses.
+        regions: Vec<GuestRegion>,
     },
     /// A file by its pages                     memfd-v2
     Memfd(Memfd),
@@ -229,6 +234,38 @@ impl From<&files::Record> for Device {
             seals: seals(record.seals.get()),
             status: record.status.get(),
             mode: record.mode.get(),
+        }
+    }
+}
+
+/// A region of a guest's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct GuestRegion {
+    /// Its first address, as the guest has it.
+    pub guest: u64,
+    /// Bytes.
+    pub size: u64,
+    /// The token of its file.
+    pub token: u64,
+    /// Its first byte in the file.
+    pub offset: u64,
+    /// Protection, as mmap has it: 1 to read, 3 to read and write.
+    pub prot: u32,
+    /// Flags, as mmap has them.
+    pub flags: u32,
+}
+
+impl From<&guest::Region> for GuestRegion {
+    fn from(region: &guest::Region) -> Self {
+        GuestRegion {
+            guest: region.guest.get(),
+            size: region.size.get(),
+            token: region.token.get(),
+            offset: region.offset.get(),
+            prot: region.prot.get(),
+            flags: region.flags.get(),
         }
     }
 }

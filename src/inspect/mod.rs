@@ -49,7 +49,7 @@ use crate::num::{u64_of, usize_of};
 use crate::radix::Tree;
 use crate::report::{Class, Code, Fault, Findings};
 
-pub use content::{Content, Device, Memfd, NamedRange, Session, SessionFile};
+pub use content::{Content, Device, GuestRegion, Memfd, NamedRange, Session, SessionFile};
 pub use diff::{Change, ChangeKind, Diff, DiffOptions, NotCompared};
 pub use extract::{Extracted, Item, Opened, Place};
 pub use map::{Map, MapOwner, OwnerKind, Stretch};

@@ -18,7 +18,7 @@ use crate::mem::{Geometry, Pfn};
 use crate::payload::{ARRAY_USE, ArrayNode, RECORDS_USE};
 use crate::report::Fault;
 use crate::vmalloc::Area;
-use crate::{files, luo, memblock, memfd, metadata, selftest};
+use crate::{files, guest, luo, memblock, memfd, metadata, selftest};
 
 /// What was read: by the name of the node, the layout as which, and the content.
 pub(super) type Seen = Rc<RefCell<BTreeMap<String, (String, Content)>>>;
@@ -41,6 +41,16 @@ const ROWS: &[Row] = &[
         part: None,
         plug: |plug| {
             plug.read(FileTable, |files, _| Content::Files { files: files.values().map(Into::into).collect() })
+        },
+    },
+    Row {
+        layout: abi::guest::COMPAT,
+        node: "",
+        part: None,
+        plug: |plug| {
+            plug.read(GuestRegions, |regions, _| Content::GuestMemory {
+                regions: regions.iter().map(Into::into).collect(),
+            });
         },
     },
     Row {
@@ -216,6 +226,21 @@ impl Check<Shared> for FileTable {
 
     fn check(&self, node: &mut Node<'_, Shared>) -> Result<Self::Checked, Fault> {
         files::read(node)
+    }
+}
+
+/// A table of a guest's memory, without the files.
+struct GuestRegions;
+
+impl Check<Shared> for GuestRegions {
+    type Checked = Vec<abi::guest::Region>;
+
+    fn compat(&self) -> CompatList<'static> {
+        guest::MADE_OF
+    }
+
+    fn check(&self, node: &mut Node<'_, Shared>) -> Result<Self::Checked, Fault> {
+        guest::read(node)
     }
 }
 

@@ -215,6 +215,10 @@ codes! {
     // Handovers that are written for Linux.
     RootFull = "root-full", Unsupported, Warning, "a root FDT without room in its page for all that only this library reads";
 
+    // Memory of guests, as a table of its regions.
+    GuestRegions = "guest-regions", Corrupt, Error, "regions of guest memory that overlap, are not in the order of their addresses, or are none";
+    GuestMapping = "guest-mapping", Unsupported, Error, "a protection or flags of a region of guest memory that nobody maps it with";
+
     // What a successor understands, read from its image.
     ImageLimit = "image-limit", Unsupported, Error, "an image that is larger, or unpacks to more, than is read of it";
     ImagePacking = "image-packing", Unsupported, Error, "packed in a way that is not unpacked here";

@@ -7,7 +7,7 @@ use super::decide::{Patience, over_budget};
 use super::exec::monotonic_ns;
 use super::freeze::{Frozen, Part};
 use super::report::{Report, Whose};
-use super::{Bundle, door};
+use super::{Bundle, Parked, door};
 use crate::compat::Terms;
 use crate::files::Beside as _;
 use crate::handover::{Finished, Outgoing, Verdict};
@@ -200,6 +200,10 @@ impl<S> Upgrade<S> {
     /// Hands over, with the memory that the program's blocks are in. Returns when another process serves, or when this one
     /// goes on: then everything that was frozen has been unfrozen, in reverse, and nothing is preserved.
     ///
+    /// It works on the thread that calls it, also while it waits for the other side. Until the parts are frozen the other
+    /// threads of the program serve; a program of one thread does not serve meanwhile, and should have little
+    /// [patience](Upgrade::patience) with `hello` and `prepare`, which take an honest successor a millisecond.
+    ///
     /// # Errors
     /// The program goes on: why, with the memory.
     pub fn run<W: Way>(&self, service: &mut S, bundle: Bundle, mut way: W) -> Result<W::Left, Stayed> {
@@ -235,7 +239,9 @@ impl<S> Upgrade<S> {
         };
 
         let watch = Stopwatch::start();
-        let prepared = (self.prepare)(service, &mut outgoing).and_then(|()| way.prepare(&leaving, outgoing.memory()));
+        let prepared = (self.prepare)(service, &mut outgoing)
+            .and_then(|()| carried(outgoing.memory(), &way))
+            .and_then(|()| way.prepare(&leaving, outgoing.memory()));
         watch.event("prepare", "/");
         if let Err(fault) = prepared {
             way.refuse(&fault);
@@ -286,6 +292,16 @@ impl<S> Upgrade<S> {
         }
     }
 
+    /// Goes on, where the kernel was not left after all: takes everything back and unfreezes.
+    ///
+    /// # Errors
+    /// [`Code::Io`] when the arena cannot forget that it was finished; the program goes on, and the memory is lost.
+    pub fn resume(&self, service: &mut S, parked: Parked) -> Result<Bundle, Fault> {
+        let outgoing = parked.preserved.cancel();
+        Frozen::of(&self.parts)?.undo(service);
+        outgoing.map(Outgoing::into_memory).map_err(|unfinished| unfinished.fault)
+    }
+
     /// The last step; back to how it was before it was finished when it fails.
     #[allow(clippy::type_complexity, reason = "one of two ends")]
     fn deliver<W: Way>(
@@ -299,7 +315,7 @@ impl<S> Upgrade<S> {
         let dark = report.dark();
         let fine = match self.budget.filter(|budget| dark > *budget) {
             Some(budget) => Err(over_budget(dark, budget)),
-            None => foretold(&finished, reads),
+            None => carried(finished.memory(), &way).and_then(|()| foretold(&finished, reads)),
         };
         let result = match fine {
             Ok(()) => way.deliver(leaving, finished, report),
@@ -314,6 +330,11 @@ impl<S> Upgrade<S> {
             Err(unfinished) => ("deliver", fault, unfinished.outgoing),
         })
     }
+}
+
+/// Whether this way carries every file.
+fn carried(bundle: &Bundle, way: &impl Way) -> Result<(), Fault> {
+    bundle.files().refused_by(way.route()).into_iter().next().map_or(Ok(()), Err)
 }
 
 /// Whether the successor would refuse the versions in what was written.

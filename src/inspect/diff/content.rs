@@ -1,7 +1,7 @@
 //! What nodes hold, side by side.
 
 use super::super::body::Body;
-use super::super::content::{Content, Device, Memfd, Session, SessionFile};
+use super::super::content::{Content, Device, GuestRegion, Memfd, Session, SessionFile};
 use super::super::view::Node;
 use super::{Pair, Walk, by_order, number, pairs};
 use crate::luo::Flb;
@@ -24,6 +24,11 @@ impl<'a> Walk<'a> {
                 if !files.is_empty() && !others.is_empty() {
                     let why = || Some("its files travel beside the memory, and are not in it".into());
                     self.not_compared(format!("{path} files"), why(), why());
+                }
+            }
+            (Content::GuestMemory { regions }, Content::GuestMemory { regions: others }) => {
+                for ((guest, nth), pair) in pairs(regions, others, |region| region.guest) {
+                    self.region(&format!("{path} regions[{guest:#x}]{}", number(nth)), pair);
                 }
             }
             (Content::Memfd(a), Content::Memfd(b)) => self.memfd(&format!("{path} "), a, b),
@@ -179,6 +184,21 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// A token says nothing of the memory: as an address, it may be another one for the same.
+    fn region(&mut self, path: &str, pair: Pair<'a, GuestRegion>) {
+        let (Some(a), Some(b)) = pair else {
+            let about = |region: &GuestRegion| format!("{} bytes", region.size);
+            return self.value(path, pair.0.map(about), pair.1.map(about));
+        };
+        self.value(&format!("{path}.size"), Some(a.size), Some(b.size));
+        self.value(&format!("{path}.offset"), Some(a.offset), Some(b.offset));
+        self.value(&format!("{path}.prot"), Some(a.prot), Some(b.prot));
+        self.value(&format!("{path}.flags"), Some(format!("{:#x}", a.flags)), Some(format!("{:#x}", b.flags)));
+        if self.addresses {
+            self.address(&format!("{path}.token"), Some(a.token), Some(b.token));
+        }
+    }
+
     fn device(&mut self, path: &str, pair: Pair<'a, Device>) {
         let (Some(a), Some(b)) = pair else {
             let about = |file: &Device| format!("{} of {} bytes", file.kind, file.size);
@@ -215,6 +235,7 @@ fn test_head(content: &Content) -> Option<(u32, u64)> {
 pub(super) const fn kind(content: &Content) -> &'static str {
     match content {
         Content::Files { .. } => "files",
+        Content::GuestMemory { .. } => "guest-memory",
         Content::Memfd(_) => "memfd",
         Content::Luo { .. } => "luo",
         Content::Memblock { .. } => "memblock",

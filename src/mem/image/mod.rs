@@ -5,6 +5,7 @@ mod elf;
 #[cfg(test)]
 mod tests;
 
+use core::fmt;
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -63,7 +64,7 @@ pub enum ImageKind {
 /// ```
 #[derive(Debug)]
 pub struct Image {
-    file: File,
+    backing: Backing,
     kind: ImageKind,
     geometry: Geometry,
     /// Sorted and disjoint.
@@ -73,6 +74,22 @@ pub struct Image {
     root: Option<(PhysAddr, u64)>,
     machine: Option<Machine>,
     read: AtomicU64,
+}
+
+/// What has the bytes.
+enum Backing {
+    File(File),
+    /// By address, which is the offset of each of its pieces.
+    Memory(Box<dyn Memory + Send + Sync>),
+}
+
+impl fmt::Debug for Backing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Backing::File(file) => file.fmt(f),
+            Backing::Memory(memory) => f.debug_tuple("Memory").field(&memory.extents()).finish(),
+        }
+    }
 }
 
 /// Bytes that lie in one piece in memory and in the file.
@@ -198,7 +215,32 @@ impl Image {
         Ok(Image { machine: Machine::here(), ..Image::new(file, ImageKind::Raw, Geometry::K4, pieces) })
     }
 
+    /// Any other memory, to be decoded as a dump of it is: that of a [guest](crate::guest), or one that was authored.
+    ///
+    /// ```
+    /// use kho::mem::{Geometry, Image, PageRange, Pfn, Ram};
+    ///
+    /// let ram = Ram::new(Geometry::K16, PageRange::new(Pfn::new(4).unwrap(), 2).unwrap());
+    /// assert_eq!(Image::of_memory(ram).bytes_in_file(), 2 << 14);
+    /// ```
+    #[must_use]
+    pub fn of_memory(memory: impl Memory + Send + Sync + 'static) -> Image {
+        let geometry = memory.geometry();
+        let extents = memory.extents().iter();
+        let piece = |extent: &PhysRange| Piece {
+            start: extent.start().get(),
+            size: extent.size(),
+            from: Some(extent.start().get()),
+        };
+        let pieces = extents.map(piece).collect();
+        Image::over(Backing::Memory(Box::new(memory)), ImageKind::Raw, geometry, pieces)
+    }
+
     fn new(file: File, kind: ImageKind, geometry: Geometry, pieces: Vec<Piece>) -> Image {
+        Image::over(Backing::File(file), kind, geometry, pieces)
+    }
+
+    fn over(backing: Backing, kind: ImageKind, geometry: Geometry, pieces: Vec<Piece>) -> Image {
         let mut extents: Vec<PhysRange> = Vec::new();
         for range in pieces.iter().filter_map(|piece| PhysRange::new(PhysAddr::new(piece.start), piece.size)) {
             let joined = extents
@@ -211,7 +253,7 @@ impl Image {
                 extents.push(range);
             }
         }
-        Image { file, kind, geometry, pieces, extents, root: None, machine: None, read: AtomicU64::new(0) }
+        Image { backing, kind, geometry, pieces, extents, root: None, machine: None, read: AtomicU64::new(0) }
     }
 
     /// With that page size. An arena says its own, and keeps it.
@@ -273,11 +315,14 @@ impl Image {
             let skip = from.saturating_sub(piece.start);
             let start = piece.from?.checked_add(skip)?;
             let end = piece.from?.checked_add(piece.size)?;
-            let (data, hole) = match seek(&self.file, SeekFrom::Data(start)) {
-                Ok(data) if data < end => (data, seek(&self.file, SeekFrom::Hole(data)).unwrap_or(end).min(end)),
-                Ok(_) | Err(Errno::NXIO) => return None,
-                // A file system that knows no holes.
-                Err(_) => (start, end),
+            let (data, hole) = match &self.backing {
+                Backing::Memory(_) => (start, end),
+                Backing::File(file) => match seek(file, SeekFrom::Data(start)) {
+                    Ok(data) if data < end => (data, seek(file, SeekFrom::Hole(data)).unwrap_or(end).min(end)),
+                    Ok(_) | Err(Errno::NXIO) => return None,
+                    // A file system that knows no holes.
+                    Err(_) => (start, end),
+                },
             };
             let at = piece.start.checked_add(data.checked_sub(piece.from?)?)?;
             PhysRange::new(PhysAddr::new(at), hole.checked_sub(data)?).filter(|range| range.size() > 0)
@@ -294,9 +339,12 @@ impl Memory for Image {
         &self.extents
     }
 
-    /// An arena is; a dump may lack some of its machine.
+    /// An arena is; a dump may lack some of its machine; other memory says it itself.
     fn is_whole(&self) -> bool {
-        self.kind == ImageKind::Arena
+        match &self.backing {
+            Backing::Memory(memory) => memory.is_whole(),
+            Backing::File(_) => self.kind == ImageKind::Arena,
+        }
     }
 
     fn read(&self, at: PhysAddr, to: &mut [u8]) -> Result<(), MemError> {
@@ -319,11 +367,14 @@ impl Memory for Image {
                 None => now.fill(0),
                 Some(from) => {
                     let offset = from.saturating_add(here.saturating_sub(piece.start));
-                    read_at(self.file.as_fd(), offset, now).map_err(|error| MemError::Io {
-                        at,
-                        len,
-                        reason: error.to_string(),
-                    })?;
+                    match &self.backing {
+                        Backing::Memory(memory) => memory.read(PhysAddr::new(offset), now)?,
+                        Backing::File(file) => read_at(file.as_fd(), offset, now).map_err(|error| MemError::Io {
+                            at,
+                            len,
+                            reason: error.to_string(),
+                        })?,
+                    }
                     self.read.fetch_add(u64_of(now.len()), Ordering::Relaxed);
                 }
             }
