@@ -40,7 +40,6 @@ pub(super) struct Servers {
 
 pub(super) fn run(args: &Args, transport: Transport, seed: u64) -> Result<Stage, Failed> {
     let rest = Duration::try_from_secs_f64(args.seconds).map_err(|error| format!("--seconds: {error}"))?;
-    let mut random = Random(seed);
     let mut servers = Servers::new(transport, args.size)?;
     let pid = servers.start(Role::First)?;
     let (port, fixed) = match servers.hear(PATIENCE)? {
@@ -49,7 +48,34 @@ pub(super) fn run(args: &Args, transport: Transport, seed: u64) -> Result<Stage,
     };
     servers.pid = pid;
     let mut load = Load::start(port, fixed, args.clients, seed);
-    let mut upgrades: Vec<Upgraded> = Vec::new();
+    let (mut upgrades, mut kills) = (Vec::new(), Vec::new());
+    let done = work(args, rest, seed, &mut servers, &load, (&mut upgrades, &mut kills));
+    let (seen, mut told) = load.stop();
+    match done {
+        Ok(()) => told.extend(differs(&seen.counts, args.upgrades, transport, &kills, port)),
+        // What could not be done is one thing; what was lost by it another, and worse.
+        Err(error) if seen.counts.is_fine() => return Err(error),
+        Err(error) => told.push(error.to_string()),
+    }
+    servers.end()?;
+    let usual = usual(&upgrades);
+    Ok(Stage::new(transport, seen, upgrades, (usual, kills), told))
+}
+
+/// What a successor takes at least; of none that was measured nothing is known.
+fn usual(upgrades: &[Upgraded]) -> u64 {
+    upgrades.iter().map(|upgraded| upgraded.successor_ns).min().unwrap_or(10_000_000).max(1)
+}
+
+/// All upgrades, and those whose successor is killed.
+fn work(
+    args: &Args,
+    rest: Duration,
+    seed: u64,
+    servers: &mut Servers,
+    load: &Load,
+    (upgrades, kills): (&mut Vec<Upgraded>, &mut Vec<Kill>),
+) -> Result<(), Failed> {
     for number in 1..=args.upgrades {
         std::thread::sleep(rest);
         load.turn();
@@ -58,35 +84,33 @@ pub(super) fn run(args: &Args, transport: Transport, seed: u64) -> Result<Stage,
         upgrades.push(upgraded?);
     }
     std::thread::sleep(rest);
-
-    let mut kills: Vec<Kill> = Vec::new();
-    if transport != Transport::Exec && args.kill > 0 {
-        load.kills();
-        // Of none that was measured nothing is known.
-        let usual = upgrades.iter().map(|upgraded| upgraded.successor_ns).min().unwrap_or(10_000_000);
-        for number in 1..=args.kill {
-            std::thread::sleep(rest.min(Duration::from_millis(20)));
-            load.turn();
-            let killed = kill::kill(&mut servers, number, random.below(usual.max(1)));
-            load.turn();
-            kills.push(killed?);
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    if servers.transport == Transport::Exec {
+        return Ok(());
     }
-
-    let (seen, mut told) = load.stop();
-    let (check, stat) = (ask(port, "CHECK")?, ask(port, "STAT")?);
-    told.extend(differs(&seen.counts, args.upgrades, transport, &kills, (&check, &stat)));
-    servers.end()?;
-    Ok(Stage::new(transport, seen, upgrades, kills, told))
+    load.kills();
+    let (mut random, usual) = (Random(seed), usual(upgrades));
+    for number in 1..=args.kill {
+        std::thread::sleep(rest.min(Duration::from_millis(20)));
+        load.turn();
+        let killed = kill::kill(servers, number, random.below(usual));
+        load.turn();
+        kills.push(killed?);
+    }
+    // What a kill did shows when it is over.
+    std::thread::sleep(Duration::from_millis(50));
+    Ok(())
 }
 
 /// What the service says of itself, against what the clients know.
-fn differs(seen: &Counts, upgrades: u64, transport: Transport, kills: &[Kill], said: (&str, &str)) -> Option<String> {
+fn differs(seen: &Counts, upgrades: u64, transport: Transport, kills: &[Kill], port: u16) -> Option<String> {
     // A keeper that goes on has taken over what it kept; a predecessor that lives has nothing to take.
     let more = kills.iter().filter(|kill| transport == Transport::Keeper || kill.took_over()).count();
     let upgrades = upgrades + u64::try_from(more).unwrap_or(0);
-    let (check, stat) = said;
+    let asked = ask(port, "CHECK").and_then(|check| Ok((check, ask(port, "STAT")?)));
+    let (check, stat) = match &asked {
+        Ok((check, stat)) => (check.as_str(), stat.as_str()),
+        Err(error) => return Some(format!("the service does not answer in the end: {error}")),
+    };
     let number = |text: &str, name| {
         let mut words = text.split(' ').skip_while(|word| *word != name);
         words.nth(1).and_then(|word| word.parse::<u64>().ok())

@@ -285,7 +285,7 @@ impl Client {
                 (format!("SET {key} {value}\n"), "OK".into())
             }
             7..9 => {
-                // Zero is what nobody set yet, or what is there: INCR of both is the same, and GET is not asked.
+                // What nobody has set has no value; INCR makes no difference between that and zero.
                 if *value == 0 {
                     *value = 1;
                     return (format!("SET {key} 1\n"), "OK".into());
@@ -324,4 +324,42 @@ pub(super) fn ask(port: u16, request: &str) -> io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(format!("{request}\n").as_bytes())?;
     Wire { stream, rest: Vec::new() }.line()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead as _;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What clients see of a service that answers so; none closes the connection.
+    fn seen(answer: fn(&str) -> Option<&'static str>) -> (Counts, Vec<String>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let mut load = Load::start(listener.local_addr().unwrap().port(), 1, 1, 1);
+        let (stream, _) = listener.accept().unwrap();
+        let mut lines = io::BufReader::new(stream.try_clone().unwrap()).lines();
+        for _ in 0..20 {
+            let Some(Ok(line)) = lines.next() else { break };
+            let Some(text) = answer(&line) else { break };
+            let _ = (&stream).write_all(text.as_bytes());
+        }
+        drop((stream, lines, listener));
+        let (seen, told) = load.stop();
+        (seen.counts, told)
+    }
+
+    #[test]
+    fn a_service_that_is_wrong_is_found_out() {
+        let (counts, told) = seen(|_| Some("4711\n"));
+        assert!(counts.wrong > 0 && !counts.is_fine(), "{counts:?}");
+        assert!(told[0].contains("found \"4711\", expected "), "{told:?}");
+    }
+
+    #[test]
+    fn a_service_that_closes_a_connection_is_found_out() {
+        let (counts, told) = seen(|_| None);
+        assert!(counts.lost > 0 && counts.closed == 1 && counts.answered == 0 && !counts.is_fine(), "{counts:?}");
+        assert_eq!(counts.sent, counts.lost, "{told:?}");
+    }
 }

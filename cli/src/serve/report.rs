@@ -43,6 +43,8 @@ pub(crate) struct Stage {
     /// How long requests took, in nanoseconds.
     latency_ns: Latencies,
     upgrades: Vec<Upgraded>,
+    /// Successors are killed at random instants in so many nanoseconds: the shortest part of a successor in `upgrades`.
+    kills_within_ns: u64,
     kills: Vec<Kill>,
     /// What was lost or wrong, in words; the first of it.
     wrong: Vec<String>,
@@ -106,12 +108,12 @@ impl Stage {
         transport: Transport,
         seen: Seen,
         upgrades: Vec<Upgraded>,
-        kills: Vec<Kill>,
+        (kills_within_ns, kills): (u64, Vec<Kill>),
         wrong: Vec<String>,
     ) -> Self {
         let [at_rest, during_upgrades, during_kills] = seen.latency.map(|histogram| histogram.latency());
         let latency_ns = Latencies { at_rest, during_upgrades, during_kills };
-        Stage { transport, counts: seen.counts, latency_ns, upgrades, kills, wrong }
+        Stage { transport, counts: seen.counts, latency_ns, upgrades, kills_within_ns, kills, wrong }
     }
 
     fn name(&self) -> &'static str {
@@ -199,11 +201,12 @@ impl Report {
         }
         for stage in self.transports.iter().filter(|stage| !stage.kills.is_empty()) {
             let took_over = stage.kills.iter().filter(|kill| kill.took_over()).count();
-            let went_on = stage.kills.len() - took_over;
             writeln!(
                 text,
-                "\nkills by {}: {took_over} too late, the successor took over; after {went_on} the predecessor goes on",
-                stage.name()
+                "\nkills by {}: of {}, at random instants of a successor's first {}, {took_over} came when it had taken over",
+                stage.name(),
+                stage.kills.len(),
+                time(stage.kills_within_ns)
             )?;
             for kill in &stage.kills {
                 let why = kill.why.as_deref().unwrap_or_default();
