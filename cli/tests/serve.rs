@@ -101,7 +101,10 @@ fn nothing_is_lost_by_any_transport_and_whoever_is_killed() {
 #[test]
 fn a_command_that_is_killed_leaves_no_server() {
     for transport in ["exec", "keeper", "unix"] {
+        // The folder of its door is left, too: nobody is there to remove it.
+        let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_kho"));
+        command.env("TMPDIR", folder.path());
         command.args(["serve-demo", "--transport", transport, "--size", "2MiB", "--seconds", "0", "--clients", "2"]);
         command.args(["--upgrades", "9999"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
