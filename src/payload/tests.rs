@@ -259,6 +259,7 @@ fn blocks_that_are_mapped_are_handed_over_as_they_are_and_a_copy_is_not() {
     outgoing.preserve("it", &MappedArray { made_of: ARRAY, mapping: &mapping, bytes }).unwrap();
     // It may still be written to.
     mapping.fill(7);
+    drop((copy, mapping));
     let (arena, root) = outgoing.finish().unwrap().into_parts();
     let mut registry = Registry::new();
     let handle = registry.add("it", ArrayNode { made_of: ARRAY });
