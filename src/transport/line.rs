@@ -380,3 +380,20 @@ impl AsFd for Line {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_a_peer_that_did_not_listen_are_heard() {
+        let (ours, theirs) = Line::pair().unwrap();
+        let theirs = Line::of(theirs).unwrap();
+        ours.say(HELLO, &[b"unread"], Wait::Never).unwrap();
+        theirs.say(REFUSED, &[b"not today"], Wait::Never).unwrap();
+        drop(theirs);
+        let wait = Wait::for_(Duration::from_secs(1));
+        assert_eq!(ours.expect(PREPARED, wait).unwrap_err().to_string(), "refused: not today");
+        assert_eq!(ours.expect(PREPARED, wait).unwrap_err().code(), Code::PeerClosed);
+    }
+}
