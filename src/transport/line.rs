@@ -255,6 +255,9 @@ impl Line {
     pub(super) fn take_process(&self, wait: Wait) -> Result<OwnedFd, Fault> {
         let mut buffer = [0; 64];
         let (bytes, mut descriptors) = socket::receive_message(self.0.as_fd(), &mut buffer, wait)?;
+        if bytes.is_empty() {
+            return Err(Fault::new(Code::PeerClosed).item("process").found("the end of the connection"));
+        }
         let kind = U32::read_from_prefix(bytes).map_or(0, |(kind, _)| kind.get());
         match (kind, descriptors.pop(), descriptors.is_empty()) {
             (PROCESS, Some(process), true) => Ok(process),
@@ -395,5 +398,7 @@ mod tests {
         let wait = Wait::for_(Duration::from_secs(1));
         assert_eq!(ours.expect(PREPARED, wait).unwrap_err().to_string(), "refused: not today");
         assert_eq!(ours.expect(PREPARED, wait).unwrap_err().code(), Code::PeerClosed);
+        let says = "peer-closed: process: found the end of the connection";
+        assert_eq!(ours.take_process(wait).unwrap_err().to_string(), says);
     }
 }
