@@ -90,7 +90,7 @@ pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 
 pub(super) fn say(socket: impl AsFd, message: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_vec(message)?;
-    rustix::net::send(socket, &text, SendFlags::NOSIGNAL)?;
+    rustix::io::retry_on_intr(|| rustix::net::send(&socket, &text, SendFlags::NOSIGNAL))?;
     Ok(())
 }
 

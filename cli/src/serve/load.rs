@@ -309,9 +309,12 @@ impl Wire {
                 return Ok(String::from_utf8_lossy(&line[..end]).into_owned());
             }
             let mut piece = [0; 4096];
-            match self.stream.read(&mut piece)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                len => self.rest.extend_from_slice(&piece[..len]),
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) => self.rest.extend_from_slice(&piece[..len]),
+                // A read that has a timeout is not begun again by the kernel.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }
