@@ -398,7 +398,7 @@ mod tests {
         let wait = Wait::for_(Duration::from_secs(1));
         assert_eq!(ours.expect(PREPARED, wait).unwrap_err().to_string(), "refused: not today");
         assert_eq!(ours.expect(PREPARED, wait).unwrap_err().code(), Code::PeerClosed);
-        let says = "peer-closed: process: found the end of the connection";
+        let says = "peer-closed: process: the end of the connection";
         assert_eq!(ours.take_process(wait).unwrap_err().to_string(), says);
     }
 }
