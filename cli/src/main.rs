@@ -11,7 +11,9 @@ mod luo;
 mod manifest;
 mod map;
 mod plan;
+mod program;
 mod schema;
+mod serve;
 mod source;
 mod states;
 mod units;
@@ -34,6 +36,7 @@ const HELP: &str = "\
 Examples:
   kho demo                          a real handover across exec, verified byte for byte
   kho demo --keep out               the same, and the device tree, arena and memfds in out/
+  kho serve-demo                    a service that is upgraded while it is used
   kho dump out/arena.img            what is in it
   kho dump state.bin                states that a program saved, by their own descriptions
   kho map vmcore -o map.svg         its memory, and who owns what
@@ -50,6 +53,8 @@ Exit codes: 0 fine, 1 problems were found and named, 2 it could not be done.";
 enum Command {
     /// Hand over to a new process image across exec, and verify every byte
     Demo(demo::Args),
+    /// Upgrade a service while clients use it, by every transport, and count what is lost: nothing
+    ServeDemo(serve::Args),
     /// Show what is in a handover: a device tree, an arena, an ELF core, raw memory or saved states
     Dump(dump::Args),
     /// Check a handover as a successor would, and list everything that is wrong
@@ -66,7 +71,7 @@ enum Command {
     Understands(plan::Understands),
     /// Show what a program says that it reads and writes
     Manifest(manifest::Args),
-    /// Print the JSON Schema of what dump, check, diff, map, plan, understands or manifest print as JSON
+    /// Print the JSON Schema of what the other commands print as JSON
     Schema(schema::Args),
     /// Keep files over a kexec, in sessions of /dev/liveupdate
     Luo(luo::Args),
@@ -90,6 +95,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
+        Command::ServeDemo(args) => serve::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Diff(args) => diff::run(&args),

@@ -31,6 +31,7 @@ enum Of {
     Plan,
     Understands,
     Manifest,
+    ServeDemo,
 }
 
 impl Of {
@@ -43,6 +44,7 @@ impl Of {
             Of::Plan => include_str!("../schema/plan.schema.json"),
             Of::Understands => include_str!("../schema/understands.schema.json"),
             Of::Manifest => include_str!("../schema/manifest.schema.json"),
+            Of::ServeDemo => include_str!("../schema/serve-demo.schema.json"),
         }
     }
 }
@@ -92,6 +94,7 @@ mod tests {
                 Of::Plan => generator.root_schema_for::<crate::plan::Report<'_>>(),
                 Of::Understands => generator.root_schema_for::<kho::successor::Profile>(),
                 Of::Manifest => generator.root_schema_for::<crate::manifest::Report>(),
+                Of::ServeDemo => generator.root_schema_for::<crate::serve::report::Report>(),
             };
             let name = of.to_possible_value().unwrap().get_name().to_owned();
             schema.insert("title".into(), format!("kho {name} --format json").into());

@@ -30,12 +30,16 @@ fn changed(changes: &[(&[u8], &[u8])]) -> tempfile::NamedTempFile {
 #[test]
 fn a_program_says_what_it_reads_and_writes() {
     let shown = run(0, &["manifest", KHO]);
-    assert!(shown.contains("\nreads   table      demo-table-v1, using block-v1, kho-records-v1\n"), "{shown}");
+    assert!(
+        shown.contains("\nreads   table      demo-table-v1, using block-v1, kho-records-v1, optional\n"),
+        "{shown}"
+    );
     assert!(shown.contains("\nwrites  memfd      memfd-v2, using vmalloc-v1\n"), "{shown}");
     assert!(shown.contains("\nreads   (layouts)  kho-v4, radix-v1, vmalloc-v1, block-v1\n"), "{shown}");
     assert!(
         shown.ends_with(
-            ".liveupdate_versions: kho-files-v1, memfd-v2, kho-test-v1, demo-table-v1, demo-array-v1, demo-ledger-v1\n"
+            ".liveupdate_versions: kho-files-v1, memfd-v2, kho-test-v1, demo-table-v1, demo-array-v1, demo-ledger-v1, \
+             serve-store-v1, kho-state-v1\n"
         ),
         "{shown}"
     );
@@ -43,12 +47,15 @@ fn a_program_says_what_it_reads_and_writes() {
     let schema = serde_json::from_str(&run(0, &["schema", "manifest"])).unwrap();
     jsonschema::validate(&schema, &report).unwrap();
     assert_eq!(report["note"], 1);
-    let array = serde_json::json!({
-        "node": "array", "made_of": "demo-array-v1;kho-array-v1;vmalloc-v1", "oldest": 1, "required": true
-    });
-    assert_eq!((&report["reads"][0], &report["writes"][0]), (&array, &array));
+    // It has two demos, and what the one leaves the other does not.
+    let array = |required: bool| {
+        serde_json::json!({
+            "node": "array", "made_of": "demo-array-v1;kho-array-v1;vmalloc-v1", "oldest": 1, "required": required
+        })
+    };
+    assert_eq!((&report["reads"][0], &report["writes"][0]), (&array(false), &array(true)));
     // The same by the other name, which also takes kernels.
-    assert!(run(0, &["understands", KHO]).contains("reads   ledger     demo-ledger-v1\n"));
+    assert!(run(0, &["understands", KHO]).contains("reads   ledger     demo-ledger-v1, optional\n"));
 }
 
 #[test]
@@ -80,7 +87,7 @@ fn plans_against_programs() {
     let arena = out.path().join("arena.img");
     let arena = arena.to_str().unwrap();
     let shown = run(0, &["plan", arena, "--against", KHO]);
-    assert!(shown.starts_with("successor  ") && shown.contains("a program, by its manifest: reads 6 nodes"), "{shown}");
+    assert!(shown.starts_with("successor  ") && shown.contains("a program, by its manifest: reads 8 nodes"), "{shown}");
     assert!(shown.ends_with(": go\n"), "{shown}");
     let report = json(0, &["plan", arena, "--against", KHO]);
     let schema = serde_json::from_str(&run(0, &["schema", "plan"])).unwrap();
@@ -136,6 +143,13 @@ fn what_a_program_does_not_know() {
     let handover = Handover::of(outgoing, Vec::new());
     let shown = run(1, &["plan", handover.path(), "--against", KHO]);
     assert!(shown.contains("component-unknown: compatible: odd-thing-v1"), "{shown}");
+    // One that cannot do without a node.
+    let pinned = tempfile::NamedTempFile::new().unwrap();
+    let mut profile = json(0, &["understands", KHO]);
+    let reads = profile["program"]["reads"].as_array_mut().unwrap();
+    reads.iter_mut().find(|term| term["node"] == "memfd").unwrap()["required"] = true.into();
+    std::fs::write(pinned.path(), profile.to_string()).unwrap();
+    let shown = run(1, &["plan", handover.path(), "--against", pinned.path().to_str().unwrap()]);
     assert!(shown.contains("component-missing: expected memfd-v2"), "{shown}");
     // A kernel's handover means nothing to it.
     let frozen = fixture("frozen.core");

@@ -382,7 +382,7 @@ pub struct MapFailed {
 pub struct Mapping {
     region: Region,
     copy: bool,
-    // Never lent: a second way to these pages would break rule 4.
+    // Never lent to users: a second way to these pages would break rule 4.
     frames: Vec<Frame>,
     lease: Option<Arc<Lease>>,
 }
@@ -398,6 +398,11 @@ impl Mapping {
     /// The blocks, in the order of their bytes.
     pub fn folios(&self) -> impl ExactSizeIterator<Item = Folio> + '_ {
         self.frames.iter().map(Frame::folio)
+    }
+
+    /// The same for who preserves them, and neither reads nor writes them meanwhile.
+    pub(crate) fn blocks(&self) -> &[Frame] {
+        &self.frames
     }
 
     /// Writes a copy back into its blocks; where the blocks themselves are mapped there is nothing to do.

@@ -59,29 +59,74 @@ impl<M: Home> Preserve<M> for Array<'_> {
     }
 
     fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
-        let blocks = match self.frames {
-            [] => zerocopy::FromZeros::new_zeroed(),
-            [first, ..] => {
-                let area = Area::from_folios(first.folio().order(), 0, self.frames.iter().map(Frame::folio))?;
-                for frame in self.frames {
-                    scope.preserve(frame)?;
-                }
-                scope.area(&area)?.descriptor
-            }
-        };
-        let held = self
-            .frames
-            .iter()
-            .fold(0_u64, |sum, frame| sum.saturating_add(frame.folio().range().bytes(Memory::geometry(scope)).size()));
-        if self.bytes > held {
-            return Err(Fault::new(Code::TooLarge)
-                .item("bytes")
-                .found(self.bytes)
-                .expected(format_args!("at most {held}, what the blocks hold")));
-        }
-        let array = abi::payload::Array { bytes: self.bytes.into(), blocks };
-        scope.blob(array.as_bytes())
+        preserve(scope, self.frames, self.bytes)
     }
+}
+
+/// The same of blocks that are [mapped](Arena::map_contiguous): they stay mapped while they are handed over, and a
+/// predecessor that stays goes on with the mapping as it is.
+///
+/// ```
+/// use kho::compat::{Compat, CompatList};
+/// use kho::handover::Outgoing;
+/// use kho::mem::{Arena, Frames as _, Order};
+/// use kho::payload::{ARRAY_USE, MappedArray};
+///
+/// const CACHE: CompatList<'static> = CompatList::new(Compat::new("my-cache", 1), ARRAY_USE);
+///
+/// let mut outgoing = Outgoing::new(Arena::new(1 << 20)?);
+/// let frames = vec![outgoing.alloc(Order::ZERO)?, outgoing.alloc(Order::ZERO)?];
+/// let mut cache = outgoing.memory().map_contiguous(frames).map_err(|failed| failed.error)?;
+/// let bytes = cache.len() as u64;
+/// outgoing.preserve("cache", &MappedArray { made_of: CACHE, mapping: &cache, bytes })?;
+/// cache.fill(7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct MappedArray<'a> {
+    /// What the bytes mean; uses [`ARRAY_USE`](super::ARRAY_USE).
+    pub made_of: CompatList<'static>,
+    /// The blocks. A [copy](Mapping::is_copy) of them is refused: what was written to it is not in the blocks.
+    pub mapping: &'a Mapping,
+    /// Bytes of the array, at most what the blocks hold.
+    pub bytes: u64,
+}
+
+impl<M: Home> Preserve<M> for MappedArray<'_> {
+    fn compat(&self) -> CompatList<'static> {
+        self.made_of
+    }
+
+    fn preserve(&self, scope: &mut Scope<'_, M>) -> Result<Blob, Fault> {
+        if self.mapping.is_copy() {
+            return Err(Fault::new(Code::Refused).item("mapping").found("a copy").expected("the blocks themselves"));
+        }
+        preserve(scope, self.mapping.blocks(), self.bytes)
+    }
+}
+
+fn preserve<M: Home>(scope: &mut Scope<'_, M>, frames: &[Frame], bytes: u64) -> Result<Blob, Fault> {
+    let blocks = match frames {
+        [] => zerocopy::FromZeros::new_zeroed(),
+        [first, ..] => {
+            let area = Area::from_folios(first.folio().order(), 0, frames.iter().map(Frame::folio))?;
+            for frame in frames {
+                scope.preserve(frame)?;
+            }
+            scope.area(&area)?.descriptor
+        }
+    };
+    let held = frames
+        .iter()
+        .fold(0_u64, |sum, frame| sum.saturating_add(frame.folio().range().bytes(Memory::geometry(scope)).size()));
+    if bytes > held {
+        return Err(Fault::new(Code::TooLarge)
+            .item("bytes")
+            .found(bytes)
+            .expected(format_args!("at most {held}, what the blocks hold")));
+    }
+    let array = abi::payload::Array { bytes: bytes.into(), blocks };
+    scope.blob(array.as_bytes())
 }
 
 /// Restores an [`Array`] as one contiguous [`Mapping`].

@@ -23,7 +23,7 @@ use crate::abi;
 use crate::compat::Compat;
 
 #[cfg(feature = "std")]
-pub use array::{Array, ArrayNode, Contiguous};
+pub use array::{Array, ArrayNode, Contiguous, MappedArray};
 #[cfg(feature = "write")]
 pub use bytes::Bytes;
 pub use bytes::BytesNode;

@@ -247,6 +247,28 @@ fn blocks_that_make_no_array_leave_nothing_preserved() {
 }
 
 #[test]
+fn blocks_that_are_mapped_are_handed_over_as_they_are_and_a_copy_is_not() {
+    let mut outgoing = Outgoing::new(Arena::new(1 << 20).unwrap());
+    let mut two = || vec![outgoing.alloc(Order::ZERO).unwrap(), outgoing.alloc(Order::ZERO).unwrap()];
+    let (ours, others) = (two(), two());
+    let copy = outgoing.memory().map_contiguous_within(others, Some(0)).unwrap();
+    let told = outgoing.preserve("it", &MappedArray { made_of: ARRAY, mapping: &copy, bytes: 1 }).unwrap_err();
+    assert_eq!(told.to_string(), "refused: mapping: found a copy, expected the blocks themselves");
+    let mut mapping = outgoing.memory().map_contiguous(ours).unwrap();
+    let bytes = 2 * page();
+    outgoing.preserve("it", &MappedArray { made_of: ARRAY, mapping: &mapping, bytes }).unwrap();
+    // It may still be written to.
+    mapping.fill(7);
+    drop((copy, mapping));
+    let (arena, root) = outgoing.finish().unwrap().into_parts();
+    let mut registry = Registry::new();
+    let handle = registry.add("it", ArrayNode { made_of: ARRAY });
+    let plan = Incoming::new(Arena::open(arena.into_fd().unwrap()).unwrap(), root.start()).plan(&registry);
+    let array = plan.accept().unwrap().restore().unwrap().take(&handle).unwrap();
+    assert!(array.len() as u64 == bytes && array.iter().all(|byte| *byte == 7));
+}
+
+#[test]
 fn an_array_that_lies_about_its_bytes() {
     let page = page();
     for bytes in [3 * page + 1, u64::MAX] {

@@ -165,3 +165,17 @@ fn a_hello_of_another_version_is_a_mismatch_and_no_corruption() {
     let hello = Hello { reserved: U32::new(1), ..Hello::new() };
     assert_eq!(Hello::read(hello.as_bytes()).unwrap_err().to_string(), "reserved: hello.reserved: found 1, expected 0");
 }
+
+#[test]
+fn the_last_words_of_a_peer_that_did_not_listen_are_heard() {
+    let (ours, theirs) = Line::pair().unwrap();
+    let theirs = Line::of(theirs).unwrap();
+    ours.say(HELLO, &[b"unread"], Wait::Never).unwrap();
+    theirs.say(REFUSED, &[b"not today"], Wait::Never).unwrap();
+    drop(theirs);
+    let wait = Wait::for_(Duration::from_secs(1));
+    assert_eq!(ours.expect(PREPARED, wait).unwrap_err().to_string(), "refused: not today");
+    assert_eq!(ours.expect(PREPARED, wait).unwrap_err().code(), Code::PeerClosed);
+    let says = "peer-closed: process: the end of the connection";
+    assert_eq!(ours.take_process(wait).unwrap_err().to_string(), says);
+}

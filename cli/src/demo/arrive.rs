@@ -7,16 +7,11 @@ use std::process::ExitCode;
 
 use blake3::Hasher;
 use kho::abi::{files, kho_test};
-use kho::files::FilesNode;
-use kho::handover::Registry;
-use kho::memfd::MemfdNode;
-use kho::payload::{ArrayNode, BytesNode, RecordsNode};
-use kho::selftest::SelfTestNode;
 use kho::transport::Arrival;
 use rustix::fs::SeekFrom;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use super::parts::{self, Ledger, Row};
+use super::parts::{self, Ledger};
 use super::report::{Phases, Report, Row as Line};
 use super::{Args, Progress, keep, now};
 
@@ -29,14 +24,7 @@ pub(super) fn arrive(args: &Args, arrival: Arrival) -> Result<ExitCode, Box<dyn 
     if let Some(reason) = arrival.reason {
         return Err(format!("the successor went back: {reason}").into());
     }
-    let mut registry = Registry::of(&parts::MANIFEST);
-    let files = registry.add(files::NODE, FilesNode);
-    let memfd = registry.add(parts::MEMFD, MemfdNode);
-    let test = registry.add(kho_test::NODE, SelfTestNode);
-    let table = registry.read(parts::TABLE, RecordsNode::<Row>::new(parts::TABLE_IS));
-    let array = registry.add(parts::ARRAY, ArrayNode { made_of: parts::ARRAY_IS });
-    let ledger = registry.read(parts::LEDGER, BytesNode { made_of: parts::LEDGER_IS, limit: 4096 });
-
+    let (registry, came) = crate::program::registry();
     let plan = arrival.incoming.plan(&registry);
     let nodes = plan.nodes().to_vec();
     let accepted = match plan.accept() {
@@ -50,14 +38,14 @@ pub(super) fn arrive(args: &Args, arrival: Arrival) -> Result<ExitCode, Box<dyn 
     let mut restored = accepted.restore()?;
     let restored_at = now();
 
-    let missing = "a component was restored without a result";
-    let ledger = restored.take(&ledger).ok_or(missing)?;
+    let missing = "a handover of something else: a component was restored without a result";
+    let ledger = restored.take(&came.ledger).ok_or(missing)?;
     let ledger = Ledger::read_from_bytes(&ledger).map_err(|_| "a ledger of another size")?;
-    let files = restored.take(&files).ok_or(missing)?;
-    let memfd = restored.take(&memfd).ok_or(missing)?;
-    let test = restored.take(&test).ok_or(missing)?;
-    let table = restored.take(&table).ok_or(missing)?;
-    let array = restored.take(&array).ok_or(missing)?;
+    let files = restored.take(&came.files).ok_or(missing)?;
+    let memfd = restored.take(&came.memfd).ok_or(missing)?;
+    let test = restored.take(&came.test).ok_or(missing)?;
+    let table = restored.take(&came.table).ok_or(missing)?;
+    let array = restored.take(&came.array).ok_or(missing)?;
     let arena = restored.memory().arena();
 
     let mut lines = Vec::new();

@@ -16,7 +16,7 @@ use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use zerocopy::IntoBytes as _;
 
 use super::parts::{self, Ledger, Noise, Row};
-use super::{Args, Progress, now};
+use super::{Args, Progress, enough_memory, now};
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -24,8 +24,8 @@ type Failed = Box<dyn std::error::Error>;
 pub(super) fn leave(args: &Args) -> Result<NotReplaced, Failed> {
     let page = kho::mem::Geometry::with_page_size(u64::try_from(rustix::param::page_size())?)
         .ok_or("pages of this machine are neither 4K, 16K nor 64K")?;
-    enough_memory(args.size)?;
-    let mut outgoing = Outgoing::of(Bundle::new(1 << 30)?, &parts::MANIFEST);
+    enough_memory(args.size.saturating_add(2 * (parts::MEMFD_SIZE + parts::ARRAY_SIZE)))?;
+    let mut outgoing = Outgoing::of(Bundle::new(1 << 30)?, &crate::program::MANIFEST);
 
     let (ram, ram_hash) = memfd("ram", args.size, 1)?;
     seal(&ram, SealFlags::GROW | SealFlags::SHRINK)?;
@@ -64,21 +64,6 @@ pub(super) fn leave(args: &Args) -> Result<NotReplaced, Failed> {
     // ones. Other allocators ignore it.
     let program = program.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
     Ok(finished.exec(&program, Some(&ticket)))
-}
-
-/// All that is handed over is in memory, and a machine that runs out of it kills whom it likes.
-fn enough_memory(size: u64) -> Result<(), Failed> {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let free = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
-    let wanted = size.saturating_add(2 * (parts::MEMFD_SIZE + parts::ARRAY_SIZE));
-    match free.map(|kib| kib.saturating_mul(1024)) {
-        Some(free) if wanted > free => {
-            let (wanted, free) = (crate::units::size(wanted), crate::units::size(free));
-            Err(format!("--size: the demo would need {wanted} of memory, and {free} are available").into())
-        }
-        _ => Ok(()),
-    }
 }
 
 fn seal(file: &OwnedFd, seals: SealFlags) -> Result<(), Failed> {

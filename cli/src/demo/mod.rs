@@ -3,7 +3,7 @@
 mod arrive;
 mod keep;
 mod leave;
-mod parts;
+pub(crate) mod parts;
 mod report;
 
 use std::path::PathBuf;
@@ -51,8 +51,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
 }
 
+/// All that is handed over is in memory, and a machine that runs out of it kills whom it likes.
+pub(crate) fn enough_memory(wanted: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let free = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
+    match free.map(|kib| kib.saturating_mul(1024)) {
+        Some(free) if wanted > free => {
+            let (wanted, free) = (crate::units::size(wanted), crate::units::size(free));
+            Err(format!("--size: the demo would need {wanted} of memory, and {free} are available").into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// CLOCK_MONOTONIC in nanoseconds: the same clock in both processes.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)

@@ -8,49 +8,37 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Token of the memfd that travels by descriptor.
 pub(super) const RAM: u64 = 1;
 /// Node of the memfd that travels by its pages.
-pub(super) const MEMFD: &str = "memfd";
+pub(crate) const MEMFD: &str = "memfd";
 /// Bytes of that.
 pub(super) const MEMFD_SIZE: u64 = 16 << 20;
 /// Its file position.
 pub(super) const MEMFD_POS: u64 = 0x1234;
 /// Node of the table.
-pub(super) const TABLE: &str = "table";
+pub(crate) const TABLE: &str = "table";
 /// Records of that.
 pub(super) const ROWS: u64 = 100_000;
 /// Node of the array.
-pub(super) const ARRAY: &str = "array";
+pub(crate) const ARRAY: &str = "array";
 /// Bytes of that.
 pub(super) const ARRAY_SIZE: u64 = 64 << 20;
 /// Bytes of each of its blocks.
 pub(super) const BLOCK: u64 = 64 << 10;
 /// Node of what the predecessor knows of all this.
-pub(super) const LEDGER: &str = "ledger";
+pub(crate) const LEDGER: &str = "ledger";
 /// Orders of the folios of the kho_test payload.
 pub(super) const ORDERS: [u32; 8] = [0, 3, 1, 0, 5, 2, 4, 0];
 
 /// What the table means.
-pub(super) const TABLE_IS: CompatList<'static> = CompatList::new(Compat::new("demo-table", 1), payload::RECORDS_USE);
+pub(crate) const TABLE_IS: CompatList<'static> = CompatList::new(Compat::new("demo-table", 1), payload::RECORDS_USE);
 /// What the array means.
-pub(super) const ARRAY_IS: CompatList<'static> = CompatList::new(Compat::new("demo-array", 1), payload::ARRAY_USE);
+pub(crate) const ARRAY_IS: CompatList<'static> = CompatList::new(Compat::new("demo-array", 1), payload::ARRAY_USE);
 /// What the ledger means.
-pub(super) const LEDGER_IS: CompatList<'static> = CompatList::new(Compat::new("demo-ledger", 1), &[]);
-
-kho::manifest! {
-    /// What the demo takes over and hands over: `kho manifest` of this very program.
-    pub(super) static MANIFEST = [
-        both(kho::abi::files::NODE, &[kho::files::MADE_OF]),
-        both(MEMFD, &[kho::memfd::MADE_OF]),
-        both(kho::abi::kho_test::NODE, &[kho::selftest::MADE_OF]),
-        both(TABLE, &[TABLE_IS]),
-        both(ARRAY, &[ARRAY_IS]),
-        both(LEDGER, &[LEDGER_IS]),
-    ];
-}
+pub(crate) const LEDGER_IS: CompatList<'static> = CompatList::new(Compat::new("demo-ledger", 1), &[]);
 
 /// A record of the table.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-pub(super) struct Row {
+pub(crate) struct Row {
     pub(super) number: U64,
     pub(super) key: U64,
 }
