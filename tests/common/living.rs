@@ -14,7 +14,7 @@ use kho::files::{self, Beside as _, FilesNode};
 use kho::handover::{Incoming, Registry, Restored};
 use kho::mem::{Frame, Frames as _, Memory as _, Order};
 use kho::payload::{Bytes, BytesNode};
-use kho::transport::{Bundle, Caller, Door, Left, Part, Patience, Stayed, Upgrade};
+use kho::transport::{Arrival, Bundle, Call, Caller, Door, Left, Part, Patience, Stayed, Upgrade};
 
 use crate::common::*;
 
@@ -125,6 +125,20 @@ pub(crate) fn restore(incoming: Incoming<Bundle>) -> Restored<Bundle> {
     assert_eq!(restored.take(&state).unwrap(), 42_u64.to_le_bytes());
     assert!(restored.take(&files).unwrap().take(2).is_some());
     restored
+}
+
+pub(crate) fn arrive() -> Arrival {
+    Call::connect(std::env::var(DOOR).unwrap(), &[]).unwrap().arrive(&MANIFEST).unwrap()
+}
+
+/// The part of an honest successor.
+pub(crate) fn takes_over() {
+    let before = inheritable();
+    let arrival = arrive();
+    assert_eq!(inheritable(), before, "all that came is close-on-exec");
+    let restored = restore(arrival.incoming);
+    arrival.turn.take().unwrap();
+    restored.finish().1.unwrap();
 }
 
 pub(crate) struct Meeting {

@@ -134,6 +134,11 @@ impl Raw {
         String::from_utf8_lossy(&bytes[8..]).into_owned()
     }
 
+    /// Whether the next message is one of files.
+    pub(crate) fn hears_files(&self) -> bool {
+        self.hear().is_some_and(|(bytes, _)| bytes[..4] == FILES.to_le_bytes())
+    }
+
     /// All that is still to be heard.
     pub(crate) fn rest(&self) -> Vec<(u32, String)> {
         let all = std::iter::from_fn(|| self.hear());
