@@ -227,7 +227,7 @@ fn main() {
         println!("RLIMIT_NOFILE cannot be raised: fewer descriptors are handed over");
     }
     let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(1024);
-    let many = if quick() { 1_000 } else { 10_000.min(limit / 4) };
+    let many = if quick() { 1_000 } else { 10_000.min(limit / 2) };
     let (large, rounds) = if quick() { (256 << 20, 3) } else { (8_u64 << 30, 15) };
     let kinds = [
         ("three messages to and fro, bare".to_owned(), "echo:4".to_owned()),

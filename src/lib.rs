@@ -64,7 +64,7 @@
 //! | `files`, [`payload`] | descriptors by token; bytes, tables and arrays as nodes |
 //! | [`state`] | typed state in versions: saved, restored, skipped, downgraded |
 //! | [`guest`] | memory of virtual machines: read, and handed over region by region |
-//! | `transport` | how a handover travels: exec |
+//! | `transport` | how a handover travels: exec, a unix socket, a session of `/dev/liveupdate`; who goes on when one dies |
 //! | `kexec` | x86-64: the next kernel loaded from user space, with a handover that was authored |
 //! | `liveupdate` | `/dev/liveupdate`: sessions whose files outlive the kernel; what Linux would do to a file |
 //! | `inspect` | a dump, an arena or a device tree as one tree of values |
@@ -75,8 +75,9 @@
 //! - `write`: device trees are written and handovers made ([`handover::Outgoing`]); adds `vm-fdt`.
 //! - `std` (default): arenas, images, files, exec; Linux only. Adds `rustix`, `libc`, `object` and `radsort`.
 //! - `derive` (default): `#[derive(State)]`; adds `kho-derive`, at compile time only.
-//! - `tracing` (default): an event for each step of plan and restore, with `std`: target `kho`, level debug, with `step`
-//!   (`check`, `plan`, `prepare`, `settle` or `commit`), `node` and `nanos`.
+//! - `tracing` (default): an event for each step, with `std`: target `kho`, level debug, with `step` (`check`, `plan`,
+//!   `prepare`, `settle`, `commit` and `restore`; of who leaves `hello`, `prepare`, `freeze`, `preserve`, `finish`,
+//!   `deliver`, `accept` and `unfreeze`), `node` (`/` is the whole step) and `nanos`.
 //! - `schema`: JSON Schemas of the values of `serde`. Adds `schemars`.
 //! - `serde`: findings, plans and layouts as values; with `std` also `inspect` and `successor`.
 //! - `images`: packed images of kernels are unpacked; adds `flate2`, `lzma-rust2`, `ruzstd`, `lz4_flex` and `bzip2`.

@@ -73,6 +73,20 @@ fn no_event_of_a_trace_is_lost_or_repeated() {
     assert!(last.ends_with("events was repeated, or lost uncounted, in 4 handovers"), "{text}");
 }
 
+#[test]
+fn a_service_outlives_a_successor_that_dies_and_is_replaced_by_the_next() {
+    let text = says("upgrade");
+    let lines = [
+        "predecessor: counted 10",
+        "predecessor: still serving, deliver: peer-closed: accepted: a process that has ended",
+        "predecessor: counted 21",
+    ];
+    in_order(&text, &lines);
+    for line in ["successor: counted 22", "predecessor  freeze", "successor    plan", "blackout  "] {
+        assert!(text.lines().any(|found| found.starts_with(line)), "no line {line:?}:\n{text}");
+    }
+}
+
 // `cargo test` from the root has the feature, by the command's tests.
 #[cfg(feature = "vm-memory")]
 #[test]

@@ -71,11 +71,12 @@ const TWO_UPDATES: [&str; 8] = ["make", "load 0", "debugfs 1", "take 1", "again 
 #[test]
 fn x86_64_sessions_survive_two_updates_and_are_read_from_the_frozen_machine() {
     for kernel in kernels(Arch::X86) {
-        let Some((log, frozen)) = two_updates(&kernel, "many", "") else { return };
+        let Some((log, frozen)) = two_updates(&kernel, "many", "kho_handover=1") else { return };
         let mut expected = Vec::from(TWO_UPDATES);
-        // The session of `kho luo`, after those of the library.
-        expected.insert(5, "command 1");
-        expected.push("command 2");
+        // The session of `kho luo`, after those of the library, and a whole handover.
+        expected.insert(1, "handover 0");
+        expected.splice(6..6, ["command 1", "handover 1"]);
+        expected.extend(["command 2", "handover 2"]);
         kernels::verdicts(&log, &expected);
         for Frozen { orders, .. } in frozen {
             assert!(orders[0] > 2000 && orders[1..] == [0; 9], "{orders:?}");

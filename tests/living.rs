@@ -5,11 +5,10 @@
 mod common;
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use kho::abi;
@@ -17,9 +16,8 @@ use kho::compat::{Compat, CompatList};
 use kho::files::{self, FilesNode};
 use kho::handover::{Incoming, Registry, Restored};
 use kho::payload::{Bytes, BytesNode};
-use kho::report::{Code, Fault};
 use kho::transport::{
-    Arrival, Bundle, Call, Caller, Door, Exec, Left, Part, Patience, Program, Stayed, Ticket, Turn, Upgrade, Whose,
+    Arrival, Bundle, Call, Caller, Door, Exec, Left, Part, Patience, Program, Stayed, Ticket, Upgrade, Whose,
 };
 
 use common::*;
@@ -35,12 +33,10 @@ kho::manifest! {
 #[test]
 fn role() {
     play(&[
-        ("takes over", || drop(successor(take))),
+        ("takes over", take_over),
         ("refuses", || {
-            drop(successor(|turn, incoming| {
-                turn.refuse(incoming, "not today").unwrap();
-                None
-            }))
+            let Arrival { incoming, turn, .. } = arrive();
+            turn.refuse(incoming, "not today").unwrap();
         }),
         ("kept", leave_with_a_keeper),
         ("kept: next", next_or_again),
@@ -92,18 +88,13 @@ fn arrive() -> Arrival {
     Call::connect(std::env::var(DOOR).unwrap(), &[]).unwrap().arrive(&MANIFEST).unwrap()
 }
 
-/// What comes of an arrival: `then` is asked when everything is restored.
-fn successor(then: fn(Turn, Incoming<Bundle>) -> Option<()>) -> Option<()> {
+fn take_over() {
     let Arrival { incoming, turn, .. } = arrive();
-    if then as usize != take as usize {
-        return then(turn, incoming);
-    }
     let restored = restore(incoming);
     let report = turn.take().unwrap();
     assert!(report.blackout.unwrap() > 0 && report.step(Whose::Successor, "plan").is_some(), "{report}");
     assert!(report.step(Whose::Predecessor, "freeze").is_some(), "{report}");
     restored.finish().1.unwrap();
-    Some(())
 }
 
 /// Restores all, and looks at all of it.
@@ -120,10 +111,6 @@ fn restore(incoming: Incoming<Bundle>) -> Restored<Bundle> {
         assert_eq!(found, text.as_bytes());
     }
     restored
-}
-
-fn take(_: Turn, _: Incoming<Bundle>) -> Option<()> {
-    unreachable!("it marks the part that takes over")
 }
 
 struct Meeting {
@@ -291,7 +278,7 @@ fn next_or_again() {
         "is over budget" => late(300),
         "refuses" => {
             arrival.turn.refuse(arrival.incoming, "not today").unwrap();
-            return std::process::exit(0);
+            std::process::exit(0);
         }
         _ => {}
     }

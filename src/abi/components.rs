@@ -5,7 +5,7 @@ use core::ops::RangeInclusive;
 
 use super::{
     Layout, arena, block, files, guest, kexec_metadata, kho, kho_test, liveupdate, luo, manifest, memblock, memfd,
-    payload, radix, state, state_kind, vmalloc, x86_boot,
+    payload, radix, session, state, state_kind, vmalloc, x86_boot,
 };
 use crate::compat::Compat;
 use crate::mem::Geometry;
@@ -296,6 +296,11 @@ pub const COMPONENTS: &[Component] = &[
             formula("depth", |g| u64::from(g.depth())),
         ],
         ..version(radix::COMPAT)
+    },
+    Component {
+        layouts: &[session::Head::LAYOUT],
+        constants: constants!(session: MAGIC ROOT ARENA RESERVED MAX_FILES),
+        ..version(session::COMPAT)
     },
     Component {
         layouts: &[

@@ -26,6 +26,7 @@ pub mod memblock;
 pub mod memfd;
 pub mod payload;
 pub mod radix;
+pub mod session;
 pub mod state;
 pub mod state_kind;
 pub mod vmalloc;
@@ -62,6 +63,7 @@ pub const LAYOUTS: &[&Layout] = &[
     memfd::Folio::LAYOUT,
     payload::Records::LAYOUT,
     payload::Array::LAYOUT,
+    session::Head::LAYOUT,
     state::Blob::LAYOUT,
     state::Header::LAYOUT,
     state::Use::LAYOUT,

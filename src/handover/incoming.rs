@@ -31,6 +31,12 @@ impl<M: Memory + 'static> Incoming<M> {
         &self.memory
     }
 
+    /// The same handover in the same memory, otherwise wrapped.
+    #[cfg(feature = "std")]
+    pub(crate) fn map(self, wrap: impl FnOnce(M) -> M) -> Self {
+        Incoming { memory: wrap(self.memory), root: self.root }
+    }
+
     /// Gives the memory back.
     #[must_use]
     pub fn into_memory(self) -> M {

@@ -25,6 +25,9 @@
 //! # }
 //! ```
 //!
+//! A whole handover, an arena and files with everything that is in them, travels in a session by
+//! [`transport`](crate::transport#in-a-session).
+//!
 //! # Who opens the device
 //! It has **one opener at a time**: everybody else gets `EBUSY`. A service manager may hold it and give a unit the
 //! descriptor of its session. So everything here works on a session that it is given ([`NewSession::from_fd`],
@@ -53,6 +56,8 @@ mod session;
 mod sys;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use preflight::preflight_as;
 
 pub use device::{DEVICE, Device};
 pub use preflight::{FileFacts, FileKind, Preflight, Summary, preflight};

@@ -129,14 +129,26 @@ pub struct Preflight {
 /// ```
 #[must_use]
 pub fn preflight(files: &[(u64, impl AsFd)]) -> Preflight {
+    preflight_as(files, |token, fault| Some((format!("token {token:#x}"), fault)))
+}
+
+/// As [`preflight()`], by who knows what the tokens stand for: it names the node of what is found of a file, and may see it
+/// otherwise or pass over it.
+pub(crate) fn preflight_as(
+    files: &[(u64, impl AsFd)],
+    told_as: impl Fn(u64, Fault) -> Option<(String, Fault)>,
+) -> Preflight {
     let geometry = Geometry::with_page_size(u64_of(rustix::param::page_size())).unwrap_or(Geometry::K4);
     let mut told = Preflight::default();
     let mut tokens = BTreeSet::new();
     let mut inodes: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     for (number, (token, file)) in files.iter().enumerate() {
         let (token, file) = (*token, file.as_fd());
-        let node = format!("token {token:#x}");
-        let mut add = |fault| told.findings.add(&node, fault);
+        let mut add = |fault| {
+            if let Some((node, fault)) = told_as(token, fault) {
+                told.findings.add(&node, fault);
+            }
+        };
         if !tokens.insert(token) {
             add(Fault::new(Code::TokenDuplicate).found("another file has this token"));
         }

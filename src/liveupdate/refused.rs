@@ -122,16 +122,16 @@ pub struct Refused {
 }
 
 impl Refused {
-    pub(super) fn new(operation: Operation, errno: Errno) -> Self {
+    pub(crate) fn new(operation: Operation, errno: Errno) -> Self {
         Refused { operation, session: None, token: None, errno, cause: meaning(operation, errno) }
     }
 
-    pub(super) fn session(mut self, name: &Name) -> Self {
+    pub(crate) fn session(mut self, name: &Name) -> Self {
         self.session = Some(name.clone());
         self
     }
 
-    pub(super) fn token(mut self, token: u64) -> Self {
+    pub(crate) fn token(mut self, token: u64) -> Self {
         self.token = Some(token);
         self
     }

@@ -11,7 +11,6 @@ use super::sys;
 use crate::abi::liveupdate::{FINISH, GET_NAME, PRESERVE_FD, RETRIEVE_FD, SessionByName, SessionFile, SessionFinish};
 use crate::abi::luo::SESSION_NAME;
 use crate::text::{Name, terminated};
-use crate::transport::duplicate;
 
 /// A session that this kernel will hand to the next one.
 ///
@@ -143,7 +142,7 @@ pub(super) fn by_token(token: u64, fd: i32) -> SessionFile {
 /// # Errors
 /// As F_DUPFD_CLOEXEC of fcntl(2): `EBADF` when the number is no open descriptor.
 pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    duplicate(number)
+    sys::duplicate(number)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,12 @@
 //! The ioctls of `/dev/liveupdate`. The only file of this folder with `unsafe`.
 //!
 //! Rules of this file: an argument is a structure of `abi::liveupdate`, borrowed for the one call that sees it; its first
-//! field is its own size and is set here, nowhere else; a descriptor is owned only if the kernel has said that it is new.
+//! field is its own size and is set here, nowhere else; a descriptor is owned only if the kernel has said that it is new;
+//! a number that came from outside is never closed and never owned, only duplicated.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
+use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use rustix::io::Errno;
@@ -102,4 +104,14 @@ pub(super) fn ask_for_fd<A: WithFd>(on: BorrowedFd<'_>, number: u8, mut argument
     // SAFETY: these three requests say success only when the kernel has made a descriptor for this process and written
     // its number over the -1 that went in; so it is open, and nobody else here knows it yet.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A second descriptor, close-on-exec and above stdio, of what is behind a number that may be no descriptor at all.
+pub(super) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC leaves the original as it is and takes no pointer; a number that is not open gives EBADF.
+    match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
+        new => Ok(unsafe { OwnedFd::from_raw_fd(new) }),
+    }
 }

@@ -10,6 +10,7 @@ use super::exec::VARIABLE;
 use super::line::{Keep, is_keep_of};
 use super::parcel::{Head, Prefix, check_head, check_version, is_head_of};
 use super::{Parcel, socket, sys};
+use crate::liveupdate::inherited;
 use crate::report::{Code, Fault};
 
 /// Set by the first arrival of this process.
@@ -121,7 +122,7 @@ fn ours(number: RawFd, pid: u32, nonce: u64) -> Result<Option<(OwnedFd, Vec<u8>)
         Ok(flags) if flags & libc::FD_CLOEXEC == 0 => {}
         _ => return Ok(None),
     }
-    let socket = match sys::duplicate(number) {
+    let socket = match inherited(number) {
         Ok(socket) => socket,
         // EMFILE: the parcel may be there, and would not fit anyway.
         Err(error) => return Err(Fault::new(Code::Io).item(VARIABLE).found(error)),

@@ -4,42 +4,8 @@
 //! successor run the same machine, from the moment when the handover was delivered, with the [baton](super::baton) beside
 //! it. Before that only the predecessor can serve; there is no baton yet.
 //!
-//! ```text
-//!   predecessor                                   successor
-//!   serving                                       (starts)
-//!      |<------------- hello: what I read -----------|
-//!      |-------------- hello: what I write --------->|      versions do not fit: nothing has happened
-//!   prepare |--------- files, while serving -------->|
-//!      |<------------- prepared ---------------------|      anything else: nothing has happened
-//!   freeze                                           |
-//!   preserve                                         |
-//!   deliver |--------- arena, files, baton --------->|
-//!      |                                          plan, accept, restore
-//!      |<------------- accepted ---------------------|      refused, late, over budget: the predecessor takes the baton
-//!      |-------------- commit ---------------------->|
-//!      |                                          takes the baton: COMMITTED, the point of no return
-//!      |<------------- committed --------------------|
-//!   released                                      serving
-//! ```
-//!
-//! # The rule
-//! Whoever takes the baton marks it, and then serves; the other one never serves, unless it finds the baton taken, not
-//! marked, and its taker dead, who then never served. Nothing else decides: messages only say *when* to reach for it. So a
-//! message that is lost, late, repeated or a lie changes who takes it, and never makes two serve.
-//!
-//! - The successor reaches for it when it is told to commit, and also when the predecessor is gone, silent for too long, or
-//!   closed the line: a predecessor that dies frozen leaves its handover to the successor.
-//! - The predecessor reaches for it when the successor refuses, is late, dies, closes the line, or would exceed the budget
-//!   of the blackout; and when it is told `committed`, to see that it is true.
-//!
-//! # What is impossible
-//! A predecessor that dies before everything is delivered takes what it did not deliver with it: it is a crash, as without
-//! a handover. A successor that dies after it marked the baton is a crash of its own: the state is newer than the
-//! predecessor's by then, and to go back would undo what was answered. Between those two points no single death, and no
-//! stall, loses anything. Two deaths leave nobody.
-//!
-//! The baton is in the kernel: who can write to it has been let in before (same user, or one that was allowed), and could
-//! serve without asking anyway.
+//! The steps, the rule and its proof in words are in `docs/upgrade.md`. The baton is in the kernel: who can write to it has
+//! been let in before (the same user, or one that was allowed), and could serve without asking anyway.
 
 use super::baton::Reach;
 

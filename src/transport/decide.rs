@@ -31,10 +31,10 @@ pub struct Patience {
 }
 
 impl Default for Patience {
-    /// 5 s, 60 s, 30 s and 5 s.
+    /// 5 s, 10 s, 30 s and 5 s.
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Patience { hello: seconds(5), prepare: seconds(60), accept: seconds(30), commit: seconds(5) }
+        Patience { hello: seconds(5), prepare: seconds(10), accept: seconds(30), commit: seconds(5) }
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) fn predecessor(
                 (Event::Heard(Word::Accepted), patience.commit)
             }
             ACCEPTED => {
-                report.add_text(Whose::Successor, &message.said());
+                report.replace_text(Whose::Successor, &message.said());
                 let dark = report.dark();
                 if let Some(budget) = budget.filter(|budget| dark > *budget) {
                     machine.within(false);
@@ -98,7 +98,7 @@ pub(super) fn predecessor(
                 (Event::Heard(Word::Accepted), patience.commit)
             }
             COMMITTED => {
-                report.add_text(Whose::Successor, &message.said());
+                report.replace_text(Whose::Successor, &message.said());
                 why = Fault::new(Code::ParcelMessage).item("committed").found("a lie: it has not");
                 (Event::Heard(Word::Committed), patience.commit)
             }

@@ -1,7 +1,7 @@
 //! Where a living predecessor and its successor meet: a unix socket.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +22,7 @@ use super::report::{Report, Whose};
 use super::socket::{self, Wait};
 use super::sys;
 use crate::compat::{Outcome, negotiate};
+use crate::liveupdate::inherited;
 use crate::manifest::{Found, Manifest};
 use crate::report::{Code, Fault, Finding, Findings};
 
@@ -244,8 +245,18 @@ impl Call {
         Ok(Call::new(line, process))
     }
 
-    /// The other end of [`Caller::pair`]: a descriptor that this process inherited
-    /// ([`inherited`](crate::liveupdate::inherited) makes one of a number). Its maker is the predecessor.
+    /// The other end of [`Caller::pair`], by the number of a descriptor that this process inherited: as [`Call::of`].
+    ///
+    /// # Errors
+    /// As [`Call::of`], and [`Code::Io`] when the number is no open descriptor.
+    pub fn inherited(number: RawFd) -> Result<Self, Fault> {
+        let socket = inherited(number).map_err(|error| Fault::new(Code::Io).item("inherited").found(error))?;
+        // Nobody else inherits it: the number itself stays open, and is nobody's.
+        sys::close_on_exec(number).map_err(|error| Fault::new(Code::Io).item("inherited").found(error))?;
+        Call::of(socket)
+    }
+
+    /// The other end of [`Caller::pair`]. Its maker is the predecessor.
     ///
     /// # Errors
     /// [`Code::FileKind`] when it is no such socket; [`Code::PeerClosed`] when its maker is gone.

@@ -17,10 +17,11 @@ use rustix::time::ClockId;
 use super::parcel::COMPAT;
 use super::socket::{SendError, Wait};
 use super::{Cargo, socket, sys};
+use crate::compat::Terms;
 use crate::handover::Forecast;
 use crate::manifest::Found;
 use crate::num::u64_of;
-use crate::report::{Class, Fault};
+use crate::report::{Class, Code, Fault};
 
 /// The environment variable that tells a successor of its parcel: `<fd>:<pid>:<nonce>:v<version>`, numbers in decimal,
 /// the nonce as 16 hexadecimal digits. It is good for one process and one arrival, and worthless otherwise.
@@ -124,6 +125,14 @@ pub enum ExecError {
 impl ExecError {
     pub(super) fn io(what: impl Into<String>, source: io::Error) -> Self {
         ExecError::Io { what: what.into(), source }
+    }
+
+    pub(super) fn as_fault(&self) -> Fault {
+        let code = match self {
+            ExecError::Refused(_) | ExecError::Untold { .. } => Code::Refused,
+            _ => Code::Io,
+        };
+        Fault::new(code).item("exec").found(self)
     }
 
     pub(super) fn limit(what: &'static str, needed: usize, limit: usize) -> Self {
@@ -235,6 +244,19 @@ impl Program {
                 Ok(Err(fault.to_string()))
             }
             Err(fault) => Err(fault),
+        }
+    }
+
+    /// What the program reads, as far as it is asked: none where it need not say.
+    ///
+    /// # Errors
+    /// [`Code::Refused`] when it must say and does not; when its manifest is broken.
+    pub(super) fn asked(&self) -> Result<Option<Terms>, Fault> {
+        match self.says()? {
+            _ if self.ask == Ask::Nothing => Ok(None),
+            Ok(found) => Ok(Some(found.reads)),
+            Err(_) if self.ask == Ask::Refusal => Ok(None),
+            Err(why) => Err(ExecError::Untold { why }.as_fault()),
         }
     }
 

@@ -122,6 +122,11 @@ impl<'a, S> Frozen<'a, S> {
         order(parts).map(drop)
     }
 
+    /// All of them, which are frozen.
+    pub(super) fn of(parts: &'a [Part<S>]) -> Result<Self, Fault> {
+        Ok(Frozen { parts: order(parts)? })
+    }
+
     /// Freezes all, or none.
     pub(super) fn all(parts: &'a [Part<S>], service: &mut S) -> Result<Self, Fault> {
         let mut frozen = Frozen { parts: Vec::new() };

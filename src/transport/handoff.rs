@@ -1,6 +1,6 @@
 //! The typed half of exec: a finished handover leaves, and an incoming one arrives.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use alloc::boxed::Box;
@@ -150,7 +150,7 @@ pub struct Arrival {
     pub turn: Turn,
     /// Why a successor sent this handover back, when this process is the predecessor again.
     pub reason: Option<String>,
-    /// CLOCK_MONOTONIC of the predecessor right before it left, in nanoseconds.
+    /// CLOCK_MONOTONIC of the predecessor right before it left, in nanoseconds; CLOCK_REALTIME across a kexec.
     pub left_at: u64,
 }
 
@@ -202,7 +202,7 @@ impl Arrival {
         report: Report,
         opposite: Option<(Opposite, Duration, bool)>,
     ) -> Result<Self, NotTaken> {
-        match open(&parcel) {
+        match open(&parcel.arena, parcel.nonce) {
             Ok((arena, root)) => {
                 let Parcel { stamp_ns, files, ticket, reason, .. } = parcel;
                 let ours = Ours::default();
@@ -230,15 +230,15 @@ impl Arrival {
     }
 }
 
-/// The arena of a parcel, by a descriptor of its own, and where its root FDT is.
-fn open(parcel: &Parcel) -> Result<(Arena, PhysAddr), Fault> {
-    let arena = parcel.arena.try_clone().map_err(|error| Fault::new(Code::Io).item("arena").found(error))?;
+/// The arena that came, by a descriptor of its own, and where its root FDT is.
+pub(super) fn open(arena: &OwnedFd, nonce: u64) -> Result<(Arena, PhysAddr), Fault> {
+    let arena = arena.try_clone().map_err(|error| Fault::new(Code::Io).item("arena").found(error))?;
     let arena = Arena::open(arena)?;
-    if arena.nonce() != parcel.nonce {
+    if arena.nonce() != nonce {
         return Err(Fault::new(Code::FileIdentity)
             .item("nonce")
             .found(format_args!("an arena of the handover {:#x}", arena.nonce()))
-            .expected(format_args!("{:#x}", parcel.nonce)));
+            .expected(format_args!("{nonce:#x}")));
     }
     let unfinished = || Fault::new(Code::NoHandover).item("fdt_addr").found("an arena that was not finished");
     let (root, _) = arena.root().ok_or_else(unfinished)?;
@@ -252,7 +252,7 @@ pub struct NotTaken {
     /// Why.
     pub fault: Fault,
     /// What arrived, whole: [`Parcel::go_back`] returns it to the predecessor. None when the parcel itself could not be
-    /// received: see [`arrive`].
+    /// received: see [`arrive`](fn@super::arrive).
     pub parcel: Option<Box<Parcel>>,
 }
 

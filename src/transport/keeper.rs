@@ -21,7 +21,7 @@ use super::baton::Baton;
 use super::commit::Word;
 use super::decide::{self, Decided, Opposite, Patience};
 use super::door::own_process;
-use super::exec::{Ask, ExecError, Program};
+use super::exec::Program;
 use super::handoff::{Arrival, Closing, NotTaken};
 use super::line::{self, KEEP, KEEPING, Keep, Line};
 use super::parcel::Other;
@@ -87,12 +87,7 @@ impl Way for Exec<'_> {
     }
 
     fn meet(&mut self, leaving: &Leaving<'_>) -> Result<Option<Terms>, Fault> {
-        let reads = match self.program.says()? {
-            _ if self.program.ask == Ask::Nothing => None,
-            Ok(found) => Some(found.reads),
-            Err(_) if self.program.ask == Ask::Refusal => None,
-            Err(why) => return Err(of_exec(&ExecError::Untold { why })),
-        };
+        let reads = self.program.asked()?;
         if let Some(ticket) = self.ticket.filter(|_| self.kept) {
             self.keeper = Some(Keeper::start(ticket, leaving)?);
         }
@@ -110,7 +105,7 @@ impl Way for Exec<'_> {
         report: &mut Report,
     ) -> Result<Left, (Fault, Finished<Bundle>)> {
         if let Err(error) = finished.ask(self.program) {
-            return Err((of_exec(&error), finished));
+            return Err((error.as_fault(), finished));
         }
         let watch = Stopwatch::start();
         let own = match own_process() {
@@ -138,21 +133,13 @@ impl Way for Exec<'_> {
         }
         // Inherited as well as handed over, a file would be open twice, and once without an owner.
         let closing = Closing::on_exec(bundle.files().iter().map(|(_, file)| file));
-        let fault = of_exec(&cargo.exec(self.program));
+        let fault = cargo.exec(self.program).as_fault();
         drop((closing, cargo));
         match &self.keeper {
             Some(keeper) => keeper.give_up(leaving, fault, finished, report),
             None => Err((fault, finished)),
         }
     }
-}
-
-fn of_exec(error: &ExecError) -> Fault {
-    let code = match error {
-        ExecError::Refused(_) | ExecError::Untold { .. } => Code::Refused,
-        _ => Code::Io,
-    };
-    Fault::new(code).item("exec").found(error)
 }
 
 impl Keeper {
@@ -178,7 +165,7 @@ impl Keeper {
         };
         line.say(KEEP, &[keep.as_bytes()], Wait::Never)?;
         let baton = Baton::new()?;
-        let child = ticket.spawn(other.as_fd(), nonce).map_err(|error| of_exec(&error).within("keeper"))?;
+        let child = ticket.spawn(other.as_fd(), nonce).map_err(|error| error.as_fault().within("keeper"))?;
         drop(other);
         let keeping = line.expect(KEEPING, Wait::for_(leaving.patience.hello));
         let keeper = Keeper(Opposite { line, process: child, known: true, baton });

@@ -376,7 +376,8 @@ impl Wait {
     pub(super) fn for_(time: Duration) -> Self {
         let now = Instant::now();
         // A century is as good as forever.
-        Wait::Until(now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(1 << 31)))
+        let century = Duration::from_secs(1 << 31);
+        Wait::Until(now.checked_add(time.min(century)).unwrap_or(now))
     }
 }
 

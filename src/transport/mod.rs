@@ -1,11 +1,42 @@
-//! How a handover travels. Here: across exec.
+//! How a handover travels, and who goes on when something dies on the way.
 //!
+//! One description of the program, [`Upgrade`], leaves by any [way](Way); one [`Arrival`] comes of each:
+//!
+//! | way | predecessor | successor |
+//! |---|---|---|
+//! | exec | `upgrade.run(.., Exec::new(&program))`: [`Exec`] | [`Arrival::take`] |
+//! | exec with a keeper | `Exec::new(&program).kept(&ticket)` | [`Arrival::take`] |
+//! | unix socket | `upgrade.run(.., door.accept()?)`: [`Door`], [`Caller`] | `Call::connect(path, &[])?.arrive(&MANIFEST)`: [`Call`] |
+//! | session | `upgrade.run(.., InSession::new(session))`: [`InSession`] | [`Arrival::of_session`] |
+//!
+//! The successor plans, accepts and restores, and then takes its [`Turn`]: from there on it serves, and nobody else.
+//!
+//! ```no_run
+//! use kho::handover::Registry;
+//! use kho::transport::Call;
+//! # kho::manifest! { static MANIFEST = []; }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // What arrived is looked at, and nothing is changed.
+//! let arrival = Call::connect("/run/service/upgrade", &[])?.arrive(&MANIFEST)?;
+//! let restored = arrival.incoming.plan(&Registry::of(&MANIFEST)).accept()?.restore()?;
+//! // Now, or never: an error says that the predecessor goes on.
+//! println!("{}", arrival.turn.take()?);
+//! let (bundle, released) = restored.finish();
+//! released?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+#![doc = include_str!("../../docs/upgrade.md")]
+//!
+//! # Across exec, by hand
 //! This is the raw half. A [`Cargo`] names what travels: the arena (a memfd), files by token, and optionally a return
 //! [`Ticket`]. [`Cargo::exec`] replaces the process by a [`Program`]; [`arrive`] gives the successor a [`Parcel`] with
 //! the same. What the arena means, and whether the successor takes it, is decided by
 //! [the core](crate), which can send a parcel back with [`Parcel::go_back`].
 //!
-//! # How it works
+//! ## How it works
 //! The descriptors wait as SCM_RIGHTS messages in a connected pair of unix sockets (format: `kho-parcel-v1`). The
 //! sending end is closed before exec; the receiving end is the only descriptor that loses its close-on-exec flag, right
 //! before exec, and it is named in one environment variable, [`VARIABLE`], with process id and nonce. So nothing else
@@ -34,10 +65,65 @@
 //! # }
 //! ```
 //!
-//! # What exec does besides
+//! ## What exec does besides
 //! Exec ends all other threads of the process, without unwinding. Between the clearing of the close-on-exec flag and
 //! exec, a thread that forks could pass the socket to its child; the child cannot use it, because the process id is
 //! another one, but holds the parcel's files open. Stop such threads before.
+//!
+//! # In a session
+//! Across a kexec, arena and files travel in a session of [`/dev/liveupdate`](crate::liveupdate), one that is given or that
+//! the caller made: [`Finished::preserve_in`](crate::handover::Finished::preserve_in), then
+//! [`Arrival::of_session`] in the next kernel, which gives the same `Incoming` as exec does. The raw half is
+//! [`Cargo::preserve_in`] and [`SessionParcel`].
+//!
+//! ```no_run
+//! use kho::handover::Outgoing;
+//! use kho::liveupdate::Device;
+//! use kho::transport::Bundle;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Not larger than need be: Linux fills all of it with memory.
+//! let mut outgoing = Outgoing::new(Bundle::new(16 << 20)?);
+//! // ... preserve ...
+//! let session = Device::open()?.create("vm-7")?;
+//! let preserved = outgoing.finish()?.preserve_in(session)?;
+//! println!("{} bytes of holes\n{}", preserved.told().summary.filled, preserved.told().findings);
+//! // Leave now, and keep `preserved` until then. Or stay after all:
+//! outgoing = preserved.cancel()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - **Tokens.** Files have those that they have in the handover: the user's, and from
+//!   [`OURS`](crate::files::OURS) on those of states. The last 16 are the transport's
+//!   ([`RESERVED`](crate::abi::session::RESERVED)): one for the arena, one for the root.
+//! - **The root record** (`kho-session-v1`, [`abi::session`](crate::abi::session)) is a small sealed memfd that names all
+//!   tokens, because Linux cannot list them, and has the nonce of the arena. It is preserved last: a session without it
+//!   carries no handover. The session may have other files beside it.
+//! - **What is told before**: everything that [`preflight`](crate::liveupdate::preflight()) finds, over arena, files and
+//!   root together. One file under two tokens, a kind that Linux does not preserve, too little memory: an error, and the
+//!   kernel is not asked. Also an error: a file that is sealed against execution (`MFD_NOEXEC_SEAL`), because it comes back
+//!   sealed against writing.
+//! - **What it costs**: Linux gives memory to every hole. An arena is sparse until then, so its *whole size* is memory from
+//!   then on, and still in the next kernel. [`Preserved::told`] has the bytes.
+//! - **What survives**: bytes and positions as they are when the kernel is left; sizes and seals. Not modes, names, how a
+//!   descriptor was opened, and which inode a file was: the plan compares size, seals and position.
+//!   Add no seal once it is preserved: it would be lost. A kernel with pages of another size takes no arena
+//!   ([`Code::PageSize`]).
+//! - **Before** the kernel is left, the session must stay open: a [`Preserved`] that is dropped, or whose process ends,
+//!   hands over nothing. A shutdown that kills processes kills that one, too: give a second descriptor of the session to who
+//!   leaves last, a service manager say.
+//! - **After**, the session has everything until it is finished. A plan that refuses and a restore that fails change nothing:
+//!   [`Arrival::of_session`] can be called again on the session, also by another program that inherits it
+//!   ([`inherited`](crate::liveupdate::inherited)). [`Turn::take`] finishes it once the handover is restored: only then can
+//!   arena and files be preserved again.
+//! - **A successor that dies** before that closes the session if nobody else has it open, and with it everything that was
+//!   handed over is gone. Who has it open, a service manager say, can give it to the next try. That finds the handover as
+//!   the one before left it: whole if nothing was restored, and none ([`Code::NoHandover`])
+//!   after [`Restored::finish`](crate::handover::Restored::finish).
+//! - **No way back**: a ticket is refused, because the kernel that could run that program is gone.
+
+#![allow(clippy::result_large_err, reason = "what fails gives the handover back, as in `handover`")]
 
 mod arrive;
 mod baton;
@@ -53,6 +139,8 @@ mod line;
 mod living;
 mod parcel;
 mod report;
+mod root;
+mod session;
 mod socket;
 mod sys;
 mod ticket;
@@ -76,7 +164,7 @@ pub use line::UPGRADE;
 pub use parcel::COMPAT;
 use parcel::Other;
 pub use report::{Report, Timing, Whose};
-pub(crate) use sys::duplicate;
+pub use session::{InSession, NotPreserved, NotRetrieved, Parked, Preserved, SessionError, SessionParcel};
 pub use ticket::Ticket;
 pub use turn::Turn;
 pub use upgrade::{Left, Stayed, Upgrade, Way};

@@ -230,7 +230,7 @@ enum State<F> {
         head: Head,
         next: Next,
         program: Option<F>,
-        parcel: RawParcel<F>,
+        parcel: Box<RawParcel<F>>,
     },
     /// A message was refused: nothing that comes later counts.
     Broken,
@@ -290,7 +290,7 @@ impl<F> Assembler<F> {
                         let [] = exactly::<F, 0>("end", descriptors)?;
                         unique(&parcel.files)?;
                         parcel.stamp_ns = read_end(bytes, u64_of(parcel.files.len()), head.files.get())?;
-                        return Ok(Progress::Done(parcel));
+                        return Ok(Progress::Done(*parcel));
                     }
                     (next, found) => return Err(unexpected(name_of(found), &format!("{next:?}").to_lowercase())),
                 }
@@ -339,7 +339,7 @@ impl<F> Assembler<F> {
             _ if has(HAS_REASON) => Next::Reason,
             _ => after_first(&head),
         };
-        let parcel = RawParcel {
+        let parcel = Box::new(RawParcel {
             nonce: head.nonce.get(),
             stamp_ns: 0,
             arena,
@@ -348,7 +348,7 @@ impl<F> Assembler<F> {
             reason: None,
             other,
             report: None,
-        };
+        });
         self.state = State::Body { head, next, program, parcel };
         Ok(Progress::More)
     }

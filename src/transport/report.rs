@@ -98,6 +98,12 @@ impl Report {
         text
     }
 
+    /// What the other side tells anew, with what it told before in it.
+    pub(super) fn replace_text(&mut self, of: Whose, text: &str) {
+        self.timings.retain(|timing| timing.of != of);
+        self.add_text(of, text);
+    }
+
     /// What the other side told. Lines that are none are passed over: nothing depends on them.
     pub(super) fn add_text(&mut self, of: Whose, text: &str) {
         for line in text.lines().take(MOST) {

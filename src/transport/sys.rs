@@ -92,16 +92,6 @@ pub(super) fn flags(number: RawFd) -> io::Result<c_int> {
     }
 }
 
-/// A second descriptor, close-on-exec and above stdio, of what is behind a number that may be no descriptor at all.
-pub(crate) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_DUPFD_CLOEXEC leaves the original as it is and takes no pointer; a number that is not open gives EBADF.
-    match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) } {
-        -1 => Err(io::Error::last_os_error()),
-        // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
-        new => Ok(unsafe { OwnedFd::from_raw_fd(new) }),
-    }
-}
-
 /// The process that made the other end of a unix socket, its user and its group; process 0 when the socket is not
 /// connected, or it is unknown.
 ///

@@ -10,8 +10,9 @@ use super::handoff::WayBack;
 use super::line::REFUSED;
 use super::report::{Report, Whose};
 use super::socket::Wait;
-use super::{Bundle, ExecError};
+use super::{Bundle, ExecError, session};
 use crate::handover::Incoming;
+use crate::liveupdate::RetrievedSession;
 use crate::report::{Code, Fault};
 
 /// Whether a handover is this process's own: before that nothing of it may be freed, because another process may go on
@@ -44,6 +45,8 @@ pub(super) enum Before {
     Nobody(Option<WayBack>),
     /// A process, the predecessor itself or its keeper.
     Process { opposite: Box<Opposite>, patience: Duration, keeper: bool },
+    /// Nobody: the kernel was left. The session has everything until it is finished; `since` is CLOCK_REALTIME.
+    Session { session: Box<RetrievedSession>, since: u64 },
 }
 
 /// What a successor does once with a handover that came: [`take`](Turn::take) over, or [`refuse`](Turn::refuse).
@@ -63,14 +66,19 @@ impl Turn {
     /// Takes over. Everything is restored before; from here on this process serves, and no other one.
     ///
     /// The predecessor is told that all is accepted, and says whether it is in time. Where it died, or is silent, this
-    /// process takes over too: exactly one goes on.
+    /// process takes over too: exactly one goes on. A session is finished.
     ///
     /// # Errors
     /// [`Code::PeerServes`]: the predecessor goes on. Drop everything and end, without having changed anything.
+    /// [`Code::Io`]: the kernel does not finish the session, which stays open until this process ends.
     pub fn take(mut self) -> Result<Report, Fault> {
         self.report.gather(Whose::Successor);
         match self.before {
             Before::Nobody(_) => self.report.ends(),
+            Before::Session { session, since } => {
+                session.finish().map_err(|(_, refused)| Fault::new(Code::Io).item("session").found(refused))?;
+                self.report.blackout = Some(session::now().saturating_sub(since));
+            }
             Before::Process { opposite, patience, keeper } => {
                 match decide::successor(&opposite, patience, &self.report)? {
                     Decided::Ours(_) => {
@@ -94,14 +102,14 @@ impl Turn {
     ///
     /// A predecessor that lives, or its keeper, is told, and this process has nothing more to do. Where there is none but a
     /// return [`Ticket`](super::Ticket), the predecessor's program is executed in this process, and this function returns
-    /// only when that failed.
+    /// only when that failed. Behind a kexec there is nobody: see [`Turn::into_session`].
     ///
     /// # Errors
     /// Nobody goes on instead; with the handover.
     pub fn refuse(self, incoming: Incoming<Bundle>, reason: &str) -> Result<(), (ExecError, Incoming<Bundle>)> {
         match self.before {
             Before::Nobody(Some(back)) => Err(back.go(incoming, reason)),
-            Before::Nobody(None) => Err((ExecError::NoTicket, incoming)),
+            Before::Nobody(None) | Before::Session { .. } => Err((ExecError::NoTicket, incoming)),
             Before::Process { opposite, .. } => {
                 // One that does not listen finds this process gone.
                 let _ = opposite.line.say(REFUSED, &[reason.as_bytes()], Wait::for_(Duration::from_secs(1)));
@@ -115,7 +123,16 @@ impl Turn {
     pub const fn back(&self) -> Option<&WayBack> {
         match &self.before {
             Before::Nobody(back) => back.as_ref(),
-            Before::Process { .. } => None,
+            Before::Process { .. } | Before::Session { .. } => None,
+        }
+    }
+
+    /// The session in which the handover came, which still has everything: for another try, or another program.
+    #[must_use]
+    pub fn into_session(self) -> Option<RetrievedSession> {
+        match self.before {
+            Before::Session { session, .. } => Some(*session),
+            Before::Nobody(_) | Before::Process { .. } => None,
         }
     }
 

@@ -7,7 +7,7 @@ use super::decide::{Patience, over_budget};
 use super::exec::monotonic_ns;
 use super::freeze::{Frozen, Part, caught};
 use super::report::{Report, Whose};
-use super::{Bundle, door};
+use super::{Bundle, Parked, door};
 use crate::compat::Terms;
 use crate::files::Beside as _;
 use crate::handover::{Finished, Outgoing, Verdict};
@@ -200,6 +200,10 @@ impl<S> Upgrade<S> {
     /// Hands over, with the memory that the program's blocks are in. Returns when another process serves, or when this one
     /// goes on: then everything that was frozen has been unfrozen, in reverse, and nothing is preserved.
     ///
+    /// It works on the thread that calls it, also while it waits for the other side. Until the parts are frozen the other
+    /// threads of the program serve; a program of one thread does not serve meanwhile, and should have little
+    /// [patience](Upgrade::patience) with `hello` and `prepare`, which take an honest successor a millisecond.
+    ///
     /// # Panics
     /// When a hook does. What was frozen is unfrozen first, and the successor does not take over; the memory is dropped with
     /// everything in it, so a program that catches the panic goes on without.
@@ -297,6 +301,16 @@ impl<S> Upgrade<S> {
                 Err(stay(step, fault, outgoing, report))
             }
         }
+    }
+
+    /// Goes on, where the kernel was not left after all: takes everything back and unfreezes.
+    ///
+    /// # Errors
+    /// [`Code::Io`] when the arena cannot forget that it was finished; the program goes on, and the memory is lost.
+    pub fn resume(&self, service: &mut S, parked: Parked) -> Result<Bundle, Fault> {
+        let outgoing = parked.preserved.cancel();
+        Frozen::of(&self.parts)?.undo(service);
+        outgoing.map(Outgoing::into_memory).map_err(|unfinished| unfinished.fault)
     }
 
     /// The last step; back to how it was before it was finished when it fails.

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use kho::abi::kho::COMPAT;
+use kho::abi::session::{ARENA, ROOT};
 use kho::handover::Verdict;
-use kho::inspect::{Content, Decoded, Opened, Options, Place, Session, SessionFile};
+use kho::inspect::{Content, Decoded, Item, Opened, Options, Place, Session, SessionFile};
 use kho::mem::{Image, Memory as _, PhysAddr};
 use kho::selftest::Rule;
 
-use super::scenario::{self, Memfd, PAGE};
+use super::scenario::{self, HANDOVER, Memfd, PAGE};
 
 /// A dump that is as it must be, for what is to be known beyond that.
 pub(crate) struct Frozen {
@@ -38,6 +39,8 @@ pub(crate) fn check(core: &Path, scenario: &str, release: &str, update: u64) -> 
     assert_eq!(*number, update);
 
     let wanted = scenario::sessions(scenario);
+    let (whole, sessions): (Vec<&Session>, Vec<&Session>) =
+        sessions.iter().partition(|session| session.name.as_bytes() == HANDOVER.as_bytes());
     let names: Vec<String> = sessions.iter().map(|session| session.name.to_string()).collect();
     let wanted_names: Vec<&str> = wanted.iter().map(|session| &*session.name).collect();
     assert_eq!(names, wanted_names);
@@ -46,18 +49,23 @@ pub(crate) fn check(core: &Path, scenario: &str, release: &str, update: u64) -> 
     for (session, wanted) in sessions.iter().zip(&wanted) {
         files(image, session, wanted, update, &mut orders);
     }
+    let mut wanted_files: u64 = wanted.iter().map(|session| session.files.len() as u64).sum();
+    for session in whole {
+        handover(&opened, session, update, &mut orders);
+        wanted_files += session.files.len() as u64;
+    }
     extracted(&opened, &wanted);
     // Linux's test counts every file, by three globals.
-    let files: u64 = wanted.iter().map(|session| session.files.len() as u64).sum();
     let flbs: Vec<(String, u64, u64)> = flbs.iter().map(|flb| (flb.name.to_string(), flb.data, flb.count)).collect();
-    let wanted_flbs = [0, 1, 2].map(|n| (format!("liveupdate-test-flb-v{n}"), 0xfeed_f00d_cafe_bee0 + n, files));
+    let wanted_flbs = [0, 1, 2].map(|n| (format!("liveupdate-test-flb-v{n}"), 0xfeed_f00d_cafe_bee0 + n, wanted_files));
     assert_eq!(flbs, wanted_flbs);
     Frozen { orders, decoded: opened.decoded }
 }
 
 /// The same bytes, as `kho extract` takes them out.
 fn extracted(opened: &Opened, wanted: &[scenario::Session]) {
-    let items = opened.memfds();
+    let mut items = opened.memfds();
+    items.retain(|item| !is_of_handover(item));
     let files = wanted.iter().flat_map(|session| session.files.iter().map(move |file| (&*session.name, file)));
     assert_eq!(items.len(), files.clone().count());
     for (item, (session, file)) in items.iter().zip(files) {
@@ -67,6 +75,38 @@ fn extracted(opened: &Opened, wanted: &[scenario::Session]) {
         opened.stream(item, &mut bytes).unwrap();
         assert!(bytes == file.bytes(session), "{session} {token:#x}: other bytes are taken out");
     }
+}
+
+fn is_of_handover(item: &Item<'_>) -> bool {
+    matches!(item.place(), Place::File { session, .. } if session.as_bytes() == HANDOVER.as_bytes())
+}
+
+/// The session of a whole handover: its files, and what is in its arena.
+fn handover(opened: &Opened, session: &Session, update: u64, orders: &mut [u64; 10]) {
+    let wanted = scenario::handover();
+    let tokens: Vec<u64> = session.files.iter().map(|file| file.token).collect();
+    // What is preserved while the guest serves, as it is before the second kexec, stands before the arena.
+    let early = if update == 1 { 0 } else { 3 };
+    let mut expected: Vec<u64> = wanted.files.iter().map(|file| file.token).collect();
+    expected.insert(early, ARENA);
+    expected.push(ROOT);
+    assert_eq!(tokens, expected);
+    let files = session.files.iter().filter(|file| ![ARENA, ROOT].contains(&file.token));
+    for (file, memfd) in files.zip(&wanted.files) {
+        file_is(opened.image().unwrap(), file, memfd, HANDOVER, update, orders);
+    }
+    let items = opened.memfds();
+    let arena = items.iter().filter(|item| is_of_handover(item));
+    let arena = arena.into_iter().find(|item| matches!(item.place(), Place::File { token: ARENA, .. })).unwrap();
+    let mut bytes = Vec::new();
+    opened.stream(arena, &mut bytes).unwrap();
+    assert_eq!(bytes.len() as u64, scenario::ARENA_SIZE);
+    let copy = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&copy, &bytes).unwrap();
+    let decoded = kho::inspect::open(&copy, &Options::default()).unwrap();
+    assert_eq!(decoded.errors, 0, "{:?}", decoded.findings);
+    let names: Vec<&str> = decoded.nodes.iter().map(|node| &*node.name).collect();
+    assert_eq!(names, ["bytes", "array", "state", "files"]);
 }
 
 fn content<'a>(decoded: &'a Decoded, name: &str) -> Option<&'a Content> {

@@ -21,6 +21,13 @@ pub(crate) const BY_COMMAND: &str = "by command";
 /// The session that the next kernel takes and closes, so that its file is freed.
 pub(crate) const CLOSED: &str = "closed";
 
+/// The session that has a whole handover.
+pub(crate) const HANDOVER: &str = "handover";
+/// Bytes of its arena.
+pub(crate) const ARENA_SIZE: u64 = MIB;
+/// Bytes of an array in it.
+pub(crate) const ARRAY: u64 = 10 * PAGE - 7;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) name: String,
@@ -102,6 +109,22 @@ pub(crate) fn sessions(scenario: &str) -> Vec<Session> {
         "huge" => Vec::from([Session { name: "huge".into(), files: huge() }]),
         _ => Vec::new(),
     }
+}
+
+/// The files of [`HANDOVER`] but for the arena and the root: the user's, and that of a state.
+pub(crate) fn handover() -> Session {
+    let files = Vec::from([
+        Memfd::new(1, 100_000).at(77),
+        Memfd::new(2, PAGE + 1).sealed(SEAL | SHRINK | GROW | WRITE),
+        Memfd::new(3, 0).at(5),
+        Memfd::new(1 << 63, MIB / 2 + 3).at(MIB).sealed(SHRINK),
+    ]);
+    Session { name: HANDOVER.into(), files }
+}
+
+/// Bytes of that handover that are in no file.
+pub(crate) fn noise(token: u64, size: u64) -> Vec<u8> {
+    Memfd::new(token, size).bytes(HANDOVER)
 }
 
 /// A page of records holds 51 sessions or 63 files: there are two pages of the one, three of the other.

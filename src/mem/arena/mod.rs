@@ -12,7 +12,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, Mode, OFlags, fallocate, fchmod, fcntl_add_seals, ftruncate, memfd_create,
+};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, retry_on_intr};
 use rustix::rand::{GetRandomFlags, getrandom};
 use zerocopy::IntoBytes as _;
@@ -109,13 +111,7 @@ impl Arena {
     pub fn with_name(name: &str, size: u64) -> Result<Arena, Fault> {
         let mut facts = Facts::new(host_geometry()?, Self::BASE.max(alignment(size)), size)?;
         facts.nonce = random()?;
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Linux before 6.3 does not know NOEXEC_SEAL.
-        let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-            Err(Errno::INVAL) => memfd_create(name, flags),
-            other => other,
-        };
-        let fd = fd.map_err(|error| io_fault("memfd_create", error))?;
+        let fd = new_memfd(name).map_err(|error| io_fault("memfd_create", error))?;
         ftruncate(&fd, size).map_err(|error| io_fault("ftruncate", error))?;
         // Not F_SEAL_SEAL alone at the end: the three together leave no moment in which the size is open.
         fcntl_add_seals(&fd, SEALS).map_err(|error| io_fault("F_ADD_SEALS", error))?;
@@ -424,6 +420,23 @@ impl Claim for Arena {
         }
         Ok(inherited.unclaimed_pages())
     }
+}
+
+/// An empty memfd that nobody can execute as it is.
+///
+/// Not one of NOEXEC_SEAL where that can be helped: Linux gives every memfd out of a session with the mode 0777, and one
+/// that has this seal then gets those against writing too.
+fn new_memfd(name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = match memfd_create(name, flags | MemfdFlags::EXEC) {
+        // Linux before 6.3 knows neither flag.
+        Err(Errno::INVAL) => memfd_create(name, flags),
+        // vm.memfd_noexec=2.
+        Err(Errno::ACCESS) => memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL),
+        other => other,
+    }?;
+    fchmod(&fd, Mode::from_raw_mode(0o666))?;
+    Ok(fd)
 }
 
 fn host_geometry() -> Result<Geometry, Fault> {

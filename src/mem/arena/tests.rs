@@ -35,6 +35,10 @@ fn a_new_arena_is_sealed_sparse_and_closed_on_exec() {
     assert_eq!((stat.st_size as u64, stat.st_blocks * 512), (64 << 30, page() as i64), "only the header is there");
     let seals = rustix::fs::fcntl_get_seals(arena.fd()).unwrap();
     assert!(seals.contains(SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL), "{seals:?}");
+    assert_eq!(stat.st_mode & 0o7777, 0o666, "not to be executed");
+    if rustix::fs::memfd_create("probe", rustix::fs::MemfdFlags::EXEC).is_ok() {
+        assert!(!seals.contains(SealFlags::EXEC), "Linux would seal it against writing on its way through a session");
+    }
     assert_eq!(fcntl_getfd(arena.fd()).unwrap(), FdFlags::CLOEXEC);
     assert_eq!(fcntl_getfd(arena.fd().try_clone_to_owned().unwrap()).unwrap(), FdFlags::CLOEXEC);
     assert_eq!(arena.base().get(), 1 << 40);

@@ -5,6 +5,7 @@ mod command;
 #[path = "../../kernels/cpio.rs"]
 #[allow(dead_code, reason = "the host uses the rest")]
 mod cpio;
+mod handover;
 #[path = "../../kernels/refusals.rs"]
 mod refusals;
 #[path = "../../kernels/scenario.rs"]
@@ -53,6 +54,8 @@ fn run(boot: u32) -> Fails {
     let refusals = option("kho_refusals").is_some();
     let live = option("kho_live").is_some();
     let altered = option("kho_altered").is_some();
+    let whole = option("kho_handover").is_some();
+    let mut preserved = None;
     if boot == 0 {
         if refusals {
             step("refusals before", || {
@@ -61,6 +64,12 @@ fn run(boot: u32) -> Fails {
             })?;
         }
         step("make", || sessions::make(&mut held))?;
+        if whole {
+            step("handover 0", || {
+                preserved = Some(handover::make()?);
+                Ok(())
+            })?;
+        }
         if live {
             first_live()?;
         }
@@ -78,6 +87,12 @@ fn run(boot: u32) -> Fails {
             step("refusals after", refusals::after)?;
         }
         sessions::take(&mut held, boot, boot == last)?;
+        if whole {
+            step(&format!("handover {boot}"), || {
+                preserved = handover::take(boot, boot == last)?;
+                Ok(())
+            })?;
+        }
     }
     if boot == last {
         return Ok(());
@@ -88,7 +103,7 @@ fn run(boot: u32) -> Fails {
         system::wait_for_a_byte()?;
     }
     let left = system::kexec();
-    drop(held);
+    drop((held, preserved));
     left
 }
 
