@@ -121,7 +121,7 @@ fn a_process_that_is_another_one_is_not_harmed() {
             });
             let left = service.leave(&upgrade().patience(impatient()), caller);
             drop(successor.join().unwrap());
-            left
+            left.unwrap_err()
         });
         assert!(stayed.to_string().starts_with(says), "{name}: {stayed}");
         service.serves();
