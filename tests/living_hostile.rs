@@ -8,15 +8,13 @@ mod raw;
 #[path = "common/living.rs"]
 mod service;
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use kho::report::Code;
-use kho::transport::{Call, Caller, Door, Left, Patience, Stayed, Turn};
-use rustix::event::EventfdFlags;
-use rustix::process::{Resource, Rlimit, Signal};
+use kho::transport::{Call, Left, Patience, Stayed, Turn};
+use rustix::process::Signal;
 
 use common::*;
 use raw::*;
