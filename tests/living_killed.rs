@@ -290,7 +290,9 @@ fn kills_of_an_exec_and_its_keeper_at_random_instants() {
         std::thread::sleep(Duration::from_micros(dice.next(took)));
         let keepers = children(&main);
         if of_keeper {
-            keepers.iter().for_each(|keeper| drop(rustix::process::kill_process(*keeper, Signal::KILL)));
+            for keeper in &keepers {
+                let _ = rustix::process::kill_process(*keeper, Signal::KILL);
+            }
         } else {
             signal(&main, Signal::KILL);
         }

@@ -86,7 +86,7 @@ pub(super) fn predecessor(
                 (Event::Heard(Word::Accepted), patience.commit)
             }
             ACCEPTED => {
-                report.replace_text(Whose::Successor, &message.said());
+                report.replace_text(Whose::Successor, &message.whole());
                 let dark = report.dark();
                 if let Some(budget) = budget.filter(|budget| dark > *budget) {
                     machine.within(false);
@@ -98,7 +98,7 @@ pub(super) fn predecessor(
                 (Event::Heard(Word::Accepted), patience.commit)
             }
             COMMITTED => {
-                report.replace_text(Whose::Successor, &message.said());
+                report.replace_text(Whose::Successor, &message.whole());
                 why = Fault::new(Code::ParcelMessage).item("committed").found("a lie: it has not");
                 (Event::Heard(Word::Committed), patience.commit)
             }
@@ -264,7 +264,7 @@ mod tests {
     use rustix::process::{Pid, PidfdFlags};
 
     /// A baton that was delivered to a process which has ended, or to one that lives, with the other end of its line.
-    fn delivered(ended: bool) -> (Opposite, OwnedFd, Baton) {
+    fn delivered(ended: bool) -> (Opposite, OwnedFd, Baton, Ended) {
         let (line, other) = Line::pair().unwrap();
         let baton = Baton::new().unwrap();
         let theirs = Baton::of(baton.as_fd().try_clone_to_owned().unwrap()).unwrap();
@@ -273,7 +273,17 @@ mod tests {
         if ended {
             child.wait().unwrap();
         }
-        (Opposite { line, process, known: true, baton }, other, theirs)
+        (Opposite { line, process, known: true, baton }, other, theirs, Ended(child))
+    }
+
+    /// A child that does not outlive the test.
+    struct Ended(std::process::Child);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 
     fn back(opposite: &Opposite) -> bool {
@@ -283,11 +293,11 @@ mod tests {
 
     #[test]
     fn what_could_not_be_delivered_is_taken_back_unless_the_other_side_serves() {
-        let (opposite, _line, theirs) = delivered(true);
+        let (opposite, _line, theirs, _child) = delivered(true);
         assert!(back(&opposite));
         assert_eq!(theirs.reach().unwrap(), super::super::baton::Reach::Theirs);
 
-        let (opposite, _line, theirs) = delivered(true);
+        let (opposite, _line, theirs, _child) = delivered(true);
         theirs.reach().unwrap();
         theirs.mark().unwrap();
         assert!(!back(&opposite));
@@ -295,7 +305,7 @@ mod tests {
 
     #[test]
     fn it_is_taken_back_from_one_that_died_between_taking_and_serving() {
-        let (opposite, line, theirs) = delivered(true);
+        let (opposite, line, theirs, _child) = delivered(true);
         theirs.reach().unwrap();
         drop(line);
         assert!(back(&opposite), "nobody would serve");
@@ -303,27 +313,25 @@ mod tests {
 
     #[test]
     fn one_that_stalls_between_is_ended_and_one_that_marked_it_is_not() {
-        let (opposite, _line, theirs) = delivered(false);
+        let (opposite, _line, theirs, _child) = delivered(false);
         theirs.reach().unwrap();
         assert!(back(&opposite));
         assert!(has_ended(&opposite), "it may serve yet");
 
-        let (opposite, _line, theirs) = delivered(false);
+        let (opposite, _line, theirs, _child) = delivered(false);
         theirs.reach().unwrap();
         theirs.mark().unwrap();
         end_between(&opposite);
         assert!(!has_ended(&opposite));
-        living::end(opposite.process.as_fd());
     }
 
     #[test]
     fn one_that_is_only_said_to_be_the_other_side_is_not_ended() {
-        let (mut opposite, _line, theirs) = delivered(false);
+        let (mut opposite, _line, theirs, _child) = delivered(false);
         opposite.known = false;
         theirs.reach().unwrap();
         end_between(&opposite);
         assert!(!has_ended(&opposite));
-        living::end(opposite.process.as_fd());
     }
 
     fn has_ended(opposite: &Opposite) -> bool {

@@ -355,6 +355,11 @@ impl Pieces {
 impl Message {
     /// Its text, for people: not too much of it, and nothing that a terminal or a log would take for something else.
     pub(super) fn said(&self) -> String {
+        readable(self.text.get(..REASON_LIMIT).unwrap_or(&self.text))
+    }
+
+    /// All of its text, of which the same is true.
+    pub(super) fn whole(&self) -> String {
         readable(&self.text)
     }
 }
@@ -363,11 +368,12 @@ impl Message {
 pub(super) fn refusal(bytes: &[u8]) -> Option<Fault> {
     let (prefix, text) = Prefix::read_from_prefix(bytes).ok()?;
     let refuses = matches!(prefix.kind.get(), REFUSED | ABORT);
+    let text = text.get(..REASON_LIMIT).unwrap_or(text);
     refuses.then(|| Fault::new(Code::Refused).found(readable(text)))
 }
 
 fn readable(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text.get(..REASON_LIMIT).unwrap_or(text));
+    let text = String::from_utf8_lossy(text);
     let plain = |char: char| !char.is_control() || char == '\n' || char == '\t';
     text.chars().map(|char| if plain(char) { char } else { char::REPLACEMENT_CHARACTER }).collect()
 }

@@ -103,6 +103,9 @@ fn what_is_said_is_bounded_and_moves_no_cursor() {
     assert_eq!(said(b"not\ttoday\n\x1b[2Jgone\0\x7f"), "not\ttoday\n\u{fffd}[2Jgone\u{fffd}\u{fffd}");
     assert_eq!(said(&[0xff, b'a']), "\u{fffd}a");
     assert_eq!(said(&vec![b'a'; TEXT_LIMIT]).len(), REASON_LIMIT);
+    // A report is longer.
+    let report = Message { kind: ACCEPTED, text: vec![b'a'; TEXT_LIMIT] };
+    assert_eq!(report.whole().len(), TEXT_LIMIT);
 }
 
 proptest! {

@@ -52,8 +52,8 @@ pub(super) enum Before {
 /// What a successor does once with a handover that came: [`take`](Turn::take) over, or [`refuse`](Turn::refuse).
 ///
 /// Until then the predecessor, or its [keeper](super::Keeper), may go on with the same handover: so nothing of it is
-/// changed, no request is answered, and [`Restored::finish`](crate::handover::Restored::finish) refuses. Dropped, it is a
-/// refusal.
+/// changed, and no request is answered. Its memory refuses to allocate and to write till then, and
+/// [`Restored::finish`](crate::handover::Restored::finish) refuses, too. Dropped, it is a refusal.
 #[derive(Debug)]
 #[must_use = "a turn that is dropped is a refusal"]
 pub struct Turn {

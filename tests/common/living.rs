@@ -1,5 +1,6 @@
 //! A service that is upgraded to a process beside it.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::result_large_err, reason = "what a test does with it")]
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,7 @@ use kho::files::{self, Beside as _, FilesNode};
 use kho::handover::{Incoming, Registry, Restored};
 use kho::mem::{Frame, Frames as _, Memory as _, Order};
 use kho::payload::{Bytes, BytesNode};
-use kho::transport::{Bundle, Caller, Door, Left, Part, Patience, Stayed, Upgrade};
+use kho::transport::{Arrival, Bundle, Call, Caller, Door, Left, Part, Patience, Stayed, Upgrade};
 
 use crate::common::*;
 
@@ -127,6 +128,20 @@ pub(crate) fn restore(incoming: Incoming<Bundle>) -> Restored<Bundle> {
     restored
 }
 
+pub(crate) fn arrive() -> Arrival {
+    Call::connect(std::env::var(DOOR).unwrap(), &[]).unwrap().arrive(&MANIFEST).unwrap()
+}
+
+/// The part of an honest successor.
+pub(crate) fn takes_over() {
+    let before = inheritable();
+    let arrival = arrive();
+    assert_eq!(inheritable(), before, "all that came is close-on-exec");
+    let restored = restore(arrival.incoming);
+    arrival.turn.take().unwrap();
+    restored.finish().1.unwrap();
+}
+
 pub(crate) struct Meeting {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) path: PathBuf,
@@ -165,7 +180,7 @@ impl Meeting {
         let left = service.leave(&upgrade(), self.caller());
         let said = finished(child);
         assert!(said.contains("verdict: ok"), "{said}");
-        left.unwrap();
+        let _ = left.unwrap();
     }
 }
 

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -85,13 +84,14 @@ impl Raw {
         Raw(rustix::net::accept_with(&socket, SocketFlags::CLOEXEC).unwrap())
     }
 
-    pub(crate) fn send(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    pub(crate) fn send(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> std::io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !files.is_empty() {
             assert!(control.push(SendAncillaryMessage::ScmRights(files)));
         }
-        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
     }
 
     /// Nothing comes of it when nobody listens any more.
@@ -132,6 +132,11 @@ impl Raw {
         let (bytes, _) = self.hear().unwrap_or_else(|| panic!("the end, and not {kind}"));
         assert_eq!(bytes[..4], kind.to_le_bytes(), "{:?}", String::from_utf8_lossy(&bytes));
         String::from_utf8_lossy(&bytes[8..]).into_owned()
+    }
+
+    /// Whether the next message is one of files.
+    pub(crate) fn hears_files(&self) -> bool {
+        self.hear().is_some_and(|(bytes, _)| bytes[..4] == FILES.to_le_bytes())
     }
 
     /// All that is still to be heard.
