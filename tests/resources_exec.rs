@@ -1,4 +1,5 @@
-//! Files of every kind across a real exec: the successor goes on with each of them where the predecessor was.
+//! Files of every kind across a real exec, and to a process beside: the successor goes on with each of them where the
+//! predecessor was.
 #![cfg(all(feature = "std", feature = "derive"))]
 
 #[path = "common/calls.rs"]
@@ -7,7 +8,7 @@ mod common;
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -18,7 +19,7 @@ use kho::abi::{files, state::NODE};
 use kho::files::{Beside as _, FilesNode, Kind, Route};
 use kho::handover::{Outgoing, Registry};
 use kho::state::{FileDescriptor, Origin, State, States, StatesNode};
-use kho::transport::{Arrival, Bundle};
+use kho::transport::{Arrival, Bundle, Call, Caller, Upgrade};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use rustix::fs::{FallocateFlags, MemfdFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitIdOptions, pidfd_open};
@@ -43,12 +44,21 @@ const RAM: u64 = 14;
 const HUGE: u64 = 15;
 const HUGE_BYTES: u64 = 2 << 20;
 
+kho::manifest! {
+    static MANIFEST = [both(files::NODE, &[kho::files::MADE_OF]), states(NODE, &[Server::SHAPE]).optional()];
+}
+
 /// Not a test of its own: the part of a child.
 #[test]
 fn role() {
     play(&[
         ("all", leave_with_all),
-        ("all: arrive", arrive_with_all),
+        ("all: arrive", || arrive_with_all(Arrival::take().unwrap().expect("a handover"), true)),
+        ("beside", leave_beside),
+        ("beside: arrive", || {
+            let number = std::env::var(HOW).unwrap().parse().unwrap();
+            arrive_with_all(Call::inherited(number).unwrap().arrive(&MANIFEST).unwrap(), false);
+        }),
         ("states", leave_with_states),
         ("states: arrive", arrive_with_states),
         ("unwatched", leave_without_what_is_watched),
@@ -69,19 +79,51 @@ fn watch(file: &OwnedFd, data: u64) -> OwnedFd {
 
 #[test]
 fn a_successor_goes_on_with_every_kind() {
-    // A child inherits what the thread that starts it blocks, so that none of its threads takes these signals: a test runs
-    // in a thread of its own, and cannot block them for the main one.
-    calls::block(&[libc::SIGUSR1, libc::SIGUSR2]);
-    let text = succeeds(child(&me(), "all"));
-    for line in text.lines().filter(|line| line.contains("needs ")) {
-        eprintln!("{line}");
+    for role in ["all", "beside"] {
+        // A child inherits what the thread that starts it blocks, so that none of its threads takes these signals: a test
+        // runs in a thread of its own, and cannot block them for the main one.
+        calls::block(&[libc::SIGUSR1, libc::SIGUSR2]);
+        let text = succeeds(child(&me(), role));
+        for line in text.lines().filter(|line| line.contains("needs ")) {
+            eprintln!("{line}");
+        }
     }
 }
 
-#[allow(clippy::zombie_processes, reason = "the successor, which is this process, waits for its child")]
 fn leave_with_all() {
     let mut outgoing = Outgoing::new(Bundle::new(1 << 20).unwrap());
-    let mut keep = |token, file: OwnedFd| outgoing.preserve_file(token, file).unwrap();
+    let (files, folder) = all_files();
+    files.into_iter().for_each(|(token, file)| outgoing.preserve_file(token, file).unwrap());
+    let refused = outgoing.memory().files().refused_by(Route::Session);
+    assert_eq!(refused.len(), outgoing.memory().files().len() - 1, "the memfd alone");
+    let program = next("all: arrive").env(EXPECT, folder.to_str().unwrap());
+    panic!("{}", outgoing.finish().unwrap().exec(&program, None));
+}
+
+/// To a child, by a socket that it inherits.
+fn leave_beside() {
+    type Files = Vec<(u64, OwnedFd)>;
+    let (mut files, folder) = all_files();
+    let (caller, other) = Caller::pair().unwrap();
+    rustix::io::fcntl_setfd(&other, rustix::io::FdFlags::empty()).unwrap();
+    let mut command = child(&me(), "beside: arrive");
+    command.env(HOW, other.as_raw_fd().to_string()).env(EXPECT, &folder);
+    let successor = command.stdout(Stdio::piped()).spawn().unwrap();
+    drop(other);
+    let upgrade = Upgrade::new(&MANIFEST).prepare(|files: &mut Files, outgoing| {
+        let add = |(token, file)| outgoing.preserve_file(token, file).map_err(|rejected| rejected.fault);
+        files.drain(..).try_for_each(add)
+    });
+    drop(upgrade.run(&mut files, Bundle::new(1 << 20).unwrap(), caller).unwrap());
+    let output = successor.wait_with_output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("verdict: ok"));
+}
+
+/// One of each kind, in use, and the folder where the named ones are.
+#[allow(clippy::zombie_processes, reason = "the successor ends the child")]
+fn all_files() -> (Vec<(u64, OwnedFd)>, PathBuf) {
+    let mut files = Vec::new();
+    let mut keep = |token, file: OwnedFd| files.push((token, file));
     let folder = tempfile::tempdir().unwrap().keep();
 
     let event = eventfd(41, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
@@ -130,10 +172,7 @@ fn leave_with_all() {
         Ok(file) => keep(HUGE, file),
         Err(error) => println!("needs huge pages (sysctl vm.nr_hugepages=1): {error}"),
     }
-    let refused = outgoing.memory().files().refused_by(Route::Session);
-    assert_eq!(refused.len(), outgoing.memory().files().len() - 1, "the memfd alone");
-    let program = next("all: arrive").env(EXPECT, folder.to_str().unwrap());
-    panic!("{}", outgoing.finish().unwrap().exec(&program, None));
+    (files, folder)
 }
 
 /// A page of 2 MiB that is there. The file alone could be made without any.
@@ -160,12 +199,16 @@ fn read(file: &mut impl std::io::Read, len: usize) -> Vec<u8> {
     bytes
 }
 
-fn arrive_with_all() {
-    let (mut registry, arrival) = arrive();
+/// Where the predecessor was in this process, its signals are this one's, and its child.
+fn arrive_with_all(arrival: Arrival, same_process: bool) {
+    let mut registry = Registry::new();
     let handle = registry.add(files::NODE, FilesNode);
     let plan = arrival.incoming.plan(&registry);
     assert_eq!(plan.findings().to_string(), "");
-    let mut files = plan.accept().unwrap().restore().unwrap().take(&handle).unwrap();
+    let mut restored = plan.accept().unwrap().restore().unwrap();
+    let mut files = restored.take(&handle).unwrap();
+    arrival.turn.take().unwrap();
+    restored.finish().1.unwrap();
     let mut take = |token| files.take(token).unwrap();
 
     let (event, mut events) = (take(EVENT), take(EPOLL));
@@ -201,7 +244,9 @@ fn arrive_with_all() {
 
     let mut signals = File::from(take(SIGNALS));
     let number = |signals: &mut File| i32::from_ne_bytes(read(signals, 128)[..4].try_into().unwrap());
-    assert_eq!(number(&mut signals), libc::SIGUSR1, "it was pending when the predecessor left");
+    if same_process {
+        assert_eq!(number(&mut signals), libc::SIGUSR1, "it was pending when the predecessor left");
+    }
     rustix::process::kill_process(rustix::process::getpid(), Signal::USR2).unwrap();
     assert_eq!(number(&mut signals), libc::SIGUSR2);
 
@@ -212,8 +257,10 @@ fn arrive_with_all() {
     assert!(!ready(process.as_fd(), 0), "the child lives");
     rustix::process::pidfd_send_signal(&process, Signal::TERM).unwrap();
     assert!(ready(process.as_fd(), 10_000), "and has ended");
-    let ended = rustix::process::waitid(rustix::process::WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED);
-    assert_eq!(ended.unwrap().unwrap().terminating_signal(), Some(libc::SIGTERM));
+    if same_process {
+        let ended = rustix::process::waitid(rustix::process::WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED);
+        assert_eq!(ended.unwrap().unwrap().terminating_signal(), Some(libc::SIGTERM));
+    }
 
     let folder = PathBuf::from(std::env::var(EXPECT).unwrap());
     File::from(take(LOG)).write_all(b"successor\n").unwrap();

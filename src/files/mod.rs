@@ -156,11 +156,24 @@ pub struct Rejected {
 /// ```
 #[derive(Debug, Default)]
 pub struct Files {
-    held: BTreeMap<u64, OwnedFd>,
+    held: BTreeMap<u64, Held>,
     /// Device and inode of the memfds that were added, and their token.
     inodes: BTreeMap<(u64, u64), u64>,
     /// Whether the next kernel made them anew: not the open files that were handed over, but others like them.
     reborn: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    file: OwnedFd,
+    /// What it was when it was added; nothing of one that a transport received.
+    known: Option<Record>,
+}
+
+/// What stands once: a memfd, by its inode.
+fn once(record: &Record) -> Option<(u64, u64)> {
+    matches!(Kind::of_number(record.kind.get()), Some(Kind::Memfd | Kind::Hugetlb))
+        .then(|| (record.device.get(), record.inode.get()))
 }
 
 impl Files {
@@ -178,30 +191,26 @@ impl Files {
     /// could not be looked at, for want of `/proc` perhaps. The file comes back.
     pub fn add(&mut self, token: u64, file: OwnedFd) -> Result<(), Rejected> {
         match self.fits(token, file.as_fd()) {
-            Ok(inode) => {
-                if let Some(inode) = inode {
+            Ok(known) => {
+                if let Some(inode) = once(&known) {
                     self.inodes.insert(inode, token);
                 }
-                self.held.insert(token, file);
+                self.held.insert(token, Held { file, known: Some(known) });
                 Ok(())
             }
             Err(fault) => Err(Rejected { fault: fault.within(&format!("files[{token:#x}]")), file }),
         }
     }
 
-    /// Device and inode of a file that may be added, when it is one that stands once.
-    fn fits(&self, token: u64, file: BorrowedFd<'_>) -> Result<Option<(u64, u64)>, Fault> {
+    /// What a file is that may be added.
+    fn fits(&self, token: u64, file: BorrowedFd<'_>) -> Result<Record, Fault> {
         if self.held.contains_key(&token) {
             return Err(Fault::new(Code::TokenDuplicate).item("token").found("a token that is taken"));
         }
         // All that is recorded later must be there to be told.
         let new = identity::record(token, file)?;
-        if !matches!(Kind::of_number(new.kind.get()), Some(Kind::Memfd | Kind::Hugetlb)) {
-            return Ok(None);
-        }
-        let inode = (new.device.get(), new.inode.get());
-        match self.inodes.get(&inode) {
-            None => Ok(Some(inode)),
+        match once(&new).and_then(|inode| self.inodes.get(&inode)) {
+            None => Ok(new),
             Some(other) => Err(Fault::new(Code::FileDuplicate)
                 .item("inode")
                 .found(format_args!("inode {}, which has the token {other:#x} already", new.inode))),
@@ -212,18 +221,20 @@ impl Files {
     /// none when all can leave. A file that cannot be looked at is told as well.
     #[must_use]
     pub fn refused_by(&self, route: Route) -> Vec<Fault> {
-        let carried = |file| {
-            let kind = Kind::of(file)?;
+        let carried = |held: &Held| {
+            let known = held.known.as_ref().and_then(|known| Kind::of_number(known.kind.get()));
+            let kind = known.map_or_else(|| Kind::of(&held.file), Ok)?;
             kind.carried_by(route).map_err(|only| Fault::new(Code::FileKind).found(kind.with_article()).expected(only))
         };
-        let refused = self.iter().filter_map(|(token, file)| Some((token, carried(file).err()?)));
+        let refused = self.held.iter().filter_map(|(token, held)| Some((token, carried(held).err()?)));
         refused.map(|(token, fault)| fault.within(&format!("files[{token:#x}]"))).collect()
     }
 
     /// The files as a transport received them, unchecked: the plan checks them.
     #[must_use]
     pub fn received(files: impl IntoIterator<Item = (u64, OwnedFd)>) -> Self {
-        Files { held: files.into_iter().collect(), ..Self::default() }
+        let held = files.into_iter().map(|(token, file)| (token, Held { file, known: None }));
+        Files { held: held.collect(), ..Self::default() }
     }
 
     /// The files as the next kernel made them anew ([`Route::Session`]), unchecked: the plan checks what crosses a kexec.
@@ -235,18 +246,21 @@ impl Files {
     /// The file of that token.
     #[must_use]
     pub fn get(&self, token: u64) -> Option<BorrowedFd<'_>> {
-        self.held.get(&token).map(AsFd::as_fd)
+        self.held.get(&token).map(|held| held.file.as_fd())
     }
 
     /// Takes the file of that token.
     pub fn take(&mut self, token: u64) -> Option<OwnedFd> {
-        self.inodes.retain(|_, held| *held != token);
-        self.held.remove(&token)
+        let Held { file, known } = self.held.remove(&token)?;
+        if let Some(inode) = known.as_ref().and_then(once) {
+            self.inodes.remove(&inode);
+        }
+        Some(file)
     }
 
     /// All files, by ascending token.
     pub fn iter(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
-        self.held.iter().map(|(token, file)| (*token, file.as_fd()))
+        self.held.iter().map(|(token, held)| (*token, held.file.as_fd()))
     }
 
     /// A token that no file has: from [`OURS`] on, which users leave to states.
@@ -272,8 +286,12 @@ impl Files {
     /// # Errors
     /// When a file cannot be looked at any more.
     pub fn records(&self) -> Result<FileRecords, Fault> {
-        let records = self.iter().map(|(token, file)| {
-            identity::record(token, file).map_err(|fault| fault.within(&format!("files[{token:#x}]")))
+        let records = self.held.iter().map(|(token, Held { file, known })| {
+            let now = match known {
+                Some(known) => identity::record_again(known, file.as_fd()),
+                None => identity::record(*token, file.as_fd()),
+            };
+            now.map_err(|fault| fault.within(&format!("files[{token:#x}]")))
         });
         Ok(FileRecords(records.collect::<Result<_, _>>()?))
     }

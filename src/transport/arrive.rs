@@ -54,6 +54,7 @@ pub(super) fn came() -> Result<Option<Came>, Fault> {
     };
     // Made by who started this process, which is named by its number.
     let Some((socket, _)) = ours(named.number, named.pid, named.nonce)? else { return Ok(None) };
+    check_version(named.version)?;
     if TAKEN.swap(true, Ordering::SeqCst) {
         return Ok(None);
     }
@@ -74,7 +75,7 @@ fn arrive_by(variable: &OsStr, pid: u32, secure: bool, taken: &AtomicBool) -> Re
         return Ok(None);
     }
     sys::close_on_exec(number).map_err(|error| Fault::new(Code::Io).item(VARIABLE).found(error))?;
-    let parcel = socket::receive(ours.as_fd(), socket::Wait::Never)?;
+    let parcel = socket::receive(ours.as_fd(), usize::MAX, socket::Wait::Never)?;
     socket::nothing_left(ours.as_fd())?;
     Ok(Some(parcel))
 }

@@ -15,10 +15,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::EventfdFlags;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
+use crate::files::Kind;
 use crate::report::{Code, Fault};
 
 /// What a read of the baton says.
@@ -42,22 +43,42 @@ impl Baton {
         made.map(Baton).map_err(|errno| Fault::new(Code::Io).item("eventfd").found(errno))
     }
 
-    /// A baton that came. That it is one shows when it is reached for; here, that reaching for it cannot hold us.
+    /// A baton that came: an eventfd, and one that reaching for cannot hold us.
     pub(super) fn of(fd: OwnedFd) -> Result<Self, Fault> {
+        super::is_kind(fd.as_fd(), Kind::Eventfd, "baton", "an eventfd")?;
         match rustix::fs::fcntl_getfl(&fd) {
             Ok(flags) if flags.contains(OFlags::NONBLOCK) => Ok(Baton(fd)),
             _ => Err(Fault::new(Code::FileKind).item("baton").found("a file that blocks").expected("an eventfd")),
         }
     }
 
+    /// Whether somebody has marked it; takes nothing.
+    pub(super) fn is_full(&self) -> bool {
+        let mut wanted = [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut wanted, Some(&at_once))).is_ok_and(|ready| ready > 0)
+    }
+
     /// Takes it, if it is free. Once a side was told [`Reach::Theirs`] it must not ask again.
     pub(super) fn reach(&self) -> Result<Reach, Fault> {
         let mut value = [0; 8];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut value[..])) {
+        match rustix::io::retry_on_intr(|| self.read(&mut value)) {
             Ok(8) => Ok(if u64::from_ne_bytes(value) == 1 { Reach::Ours } else { Reach::Theirs }),
             Err(Errno::AGAIN) => Ok(Reach::Between),
             Ok(short) => Err(Fault::new(Code::FileKind).item("baton").found(format_args!("{short} bytes"))),
             Err(errno) => Err(Fault::new(Code::FileKind).item("baton").found(errno).expected("an eventfd")),
+        }
+    }
+
+    /// Whoever has the other descriptor can make it one that blocks, at any time: so this read says itself that it must not.
+    fn read(&self, value: &mut [u8; 8]) -> Result<usize, Errno> {
+        /// No position: as `read`.
+        const HERE: u64 = u64::MAX;
+        let mut to = [std::io::IoSliceMut::new(&mut value[..])];
+        match rustix::io::preadv2(&self.0, &mut to, HERE, ReadWriteFlags::NOWAIT) {
+            // Before Linux 5.8.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => rustix::io::read(&self.0, &mut value[..]),
+            read => read,
         }
     }
 
@@ -104,20 +125,41 @@ mod tests {
     #[test]
     fn what_is_no_baton_is_refused_and_holds_nobody() {
         let (reader, writer) = std::io::pipe().unwrap();
-        let says = "file-kind: baton: found a file that blocks, expected an eventfd";
-        assert_eq!(Baton::of(reader.try_clone().unwrap().into()).unwrap_err().to_string(), says);
+        let says = |fd: OwnedFd| Baton::of(fd).unwrap_err().to_string();
+        assert_eq!(says(reader.try_clone().unwrap().into()), "file-kind: baton: found pipe, expected an eventfd");
         for end in [OwnedFd::from(reader), writer.into()] {
             let flags = rustix::fs::fcntl_getfl(&end).unwrap();
             rustix::fs::fcntl_setfl(&end, flags | OFlags::NONBLOCK).unwrap();
-            let baton = Baton::of(end).unwrap();
-            match baton.reach() {
-                // A pipe with nothing in it looks like a baton that somebody has: whoever gave it must say more.
-                Ok(reach) => assert_eq!(reach, Reach::Between),
-                Err(fault) => assert_eq!(
-                    fault.to_string(),
-                    "file-kind: baton: found Bad file descriptor (os error 9), expected an eventfd"
-                ),
-            }
+            // With nothing in it, it would look like a baton that somebody has, for ever.
+            assert_eq!(says(end), "file-kind: baton: found pipe, expected an eventfd");
+        }
+        let memfd = rustix::fs::memfd_create(c"baton", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&memfd, &1_u64.to_ne_bytes()).unwrap();
+        rustix::fs::fcntl_setfl(&memfd, OFlags::NONBLOCK).unwrap();
+        assert_eq!(says(memfd), "file-kind: baton: found memfd, expected an eventfd");
+        let blocks = rustix::event::eventfd(1, EventfdFlags::CLOEXEC).unwrap();
+        assert_eq!(says(blocks), "file-kind: baton: found a file that blocks, expected an eventfd");
+    }
+
+    #[test]
+    fn one_that_is_made_to_block_later_holds_nobody_either() {
+        let baton = Baton::new().unwrap();
+        let hostile = baton.0.try_clone().unwrap();
+        assert_eq!(Baton(hostile.try_clone().unwrap()).reach().unwrap(), Reach::Ours);
+        rustix::fs::fcntl_setfl(&hostile, OFlags::empty()).unwrap();
+        assert_eq!(baton.reach().unwrap(), Reach::Between);
+        assert!(!baton.is_full());
+        baton.mark().unwrap();
+        assert!(baton.is_full());
+        assert_eq!(baton.reach().unwrap(), Reach::Theirs);
+    }
+
+    #[test]
+    fn one_whose_value_was_changed_is_nobodys_twice() {
+        for value in [2_u64, 3, u64::MAX - 3] {
+            let baton = Baton::new().unwrap();
+            rustix::io::write(&baton.0, &value.to_ne_bytes()).unwrap();
+            assert_eq!(baton.reach().unwrap(), Reach::Theirs, "{value}");
         }
     }
 }

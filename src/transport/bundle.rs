@@ -10,8 +10,10 @@ use crate::abi;
 use crate::files::{Beside, Files, Rejected};
 use crate::handover::{Home, Outgoing, OwnNode};
 use crate::mem::{
-    Arena, Claim, Folio, Frame, Frames, MemError, Order, PageRange, PhysRange, Pour, Pouring, Run, memory_of,
+    Arena, Claim, Folio, Frame, Frames, MemError, Memory as _, Order, PageRange, PhysAddr, PhysRange, Pour, Pouring,
+    Run, memory_of,
 };
+use crate::num::u64_of;
 use crate::report::Fault;
 
 /// An arena and the files that travel beside it.
@@ -58,6 +60,17 @@ impl Bundle {
     #[must_use]
     pub const fn arena(&self) -> &Arena {
         &self.arena
+    }
+
+    /// Nothing of it is changed before it is this process's own.
+    fn untouched(&self, at: PhysAddr, len: u64) -> Result<(), MemError> {
+        let ours = self.ours.as_ref().map_or(Ok(()), Ours::check);
+        ours.map_err(|fault| MemError::Io { at, len, reason: fault.to_string() })
+    }
+
+    /// Somebody else had it, and may have written to what is free.
+    pub(super) const fn distrust(&mut self) {
+        self.arena.distrust();
     }
 
     /// The arena alone; files that are still here are closed.
@@ -120,6 +133,7 @@ impl Home for Bundle {
     }
 
     fn announce(&mut self, root: Option<PhysRange>) -> Result<(), Fault> {
+        self.ours.as_ref().map_or(Ok(()), Ours::check)?;
         self.arena.set_root(root)
     }
 
@@ -138,6 +152,8 @@ memory_of!([] Bundle, |it| it.arena);
 
 impl Frames for Bundle {
     fn alloc(&mut self, order: Order) -> Result<Frame, MemError> {
+        // What seems free here may be a block that the predecessor did not preserve, and goes on with.
+        self.untouched(self.arena.base(), order.bytes(self.arena.geometry()))?;
         self.arena.alloc(order)
     }
 
@@ -150,6 +166,7 @@ impl Frames for Bundle {
     }
 
     fn write(&mut self, frame: &Frame, offset: u64, bytes: &[u8]) -> Result<(), MemError> {
+        self.untouched(frame.folio().addr(self.arena.geometry()), u64_of(bytes.len()))?;
         self.arena.write(frame, offset, bytes)
     }
 }
@@ -185,7 +202,7 @@ mod tests {
     use crate::fdt::Builder;
     use crate::handover::{Incoming, Registry};
     use crate::inspect::{self, Options};
-    use crate::mem::{Memory as _, Pfn};
+    use crate::mem::Pfn;
     use crate::radix::Tree;
     use crate::report::Code;
 

@@ -3,9 +3,12 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::baton::{Baton, Reach};
+use rustix::process::Signal;
+
+use super::baton::Baton;
 use super::commit::{Act, Event, Machine, Side, Word};
-use super::line::{ABORT, ACCEPTED, COMMIT, COMMITTED, Happened, Line, REFUSED};
+use super::line::{ABORT, ACCEPTED, COMMIT, COMMITTED, Happened, Line, REFUSED, name_of};
+use super::living;
 use super::report::{Report, Whose};
 use super::socket::Wait;
 use crate::report::{Code, Fault};
@@ -22,7 +25,8 @@ pub struct Patience {
     pub prepare: Duration,
     /// Until the successor has everything restored. The predecessor stands still meanwhile.
     pub accept: Duration,
-    /// Until the successor has taken over, once it may.
+    /// Until the successor has taken over, once it may. Also how long, and a second at least, a process may be the one that
+    /// goes on and not do so (one that was stopped, say): then it is killed, and the other one goes on.
     pub commit: Duration,
 }
 
@@ -40,6 +44,8 @@ pub(super) struct Opposite {
     pub(super) line: Line,
     /// A pidfd.
     pub(super) process: OwnedFd,
+    /// That this is the process is not only its own word: so it may be killed.
+    pub(super) known: bool,
     pub(super) baton: Baton,
 }
 
@@ -54,6 +60,8 @@ pub(super) enum Decided {
 
 /// While the other side has the baton and does not serve yet, one looks again so often.
 const BRIEFLY: Duration = Duration::from_millis(2);
+/// Nobody is killed sooner.
+const GRACE: Duration = Duration::from_secs(1);
 /// What is said when all is decided is said at once, or not.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
@@ -73,6 +81,10 @@ pub(super) fn predecessor(
     let mut accepted = false;
     run(opposite, &mut machine, &mut until, |machine, event| match event {
         Happened::Said(message) => match message.kind {
+            ACCEPTED if accepted => {
+                why = Fault::new(Code::ParcelMessage).item("kind").found("accepted, again").expected("committed");
+                (Event::Heard(Word::Accepted), patience.commit)
+            }
             ACCEPTED => {
                 report.replace_text(Whose::Successor, &message.said());
                 let dark = report.dark();
@@ -95,7 +107,7 @@ pub(super) fn predecessor(
                 (Event::Heard(Word::Refused), patience.commit)
             }
             other => {
-                why = Fault::new(Code::ParcelMessage).item("kind").found(other).expected("accepted");
+                why = Fault::new(Code::ParcelMessage).item("kind").found(name_of(other)).expected(phase(accepted));
                 (Event::Heard(Word::Abort), patience.commit)
             }
         },
@@ -158,7 +170,8 @@ fn run(
     until: &mut Instant,
     mut hear: impl FnMut(&mut Machine, Happened) -> (Event, Duration),
 ) -> Result<bool, Fault> {
-    let Opposite { line, process, baton } = opposite;
+    let Opposite { line, process, baton, .. } = opposite;
+    let mut between = None;
     loop {
         let (event, patience) = hear(machine, line.next(Some(process.as_fd()), *until));
         let mut act = machine.on(event);
@@ -172,6 +185,10 @@ fn run(
                 // A closed line would wake us at once, again and again.
                 std::thread::sleep(BRIEFLY);
                 *until = later(BRIEFLY);
+                if between.get_or_insert_with(Instant::now).elapsed() > patience.max(GRACE) {
+                    end_between(opposite);
+                    between = None;
+                }
             }
             Act::Say(word) => {
                 let _ = line.say(kind(word), &[], Wait::for_(LAST_WORD));
@@ -186,18 +203,42 @@ fn run(
     }
 }
 
+/// Ends a process that took the baton and does not mark it: there is one step between, so it was stopped there, or means
+/// to. Dead, it never served. One that marked it meanwhile goes on.
+fn end_between(opposite: &Opposite) {
+    let Opposite { process, baton, known: true, .. } = opposite else { return };
+    // One that may not be stopped may not be killed either: then there is nothing but to wait.
+    if rustix::process::pidfd_send_signal(process, Signal::STOP).is_err() {
+        return;
+    }
+    // It stops when it comes back from the kernel.
+    std::thread::sleep(Duration::from_millis(20));
+    if baton.is_full() {
+        let _ = rustix::process::pidfd_send_signal(process, Signal::CONT);
+    } else {
+        living::end(process.as_fd());
+    }
+}
+
 /// The last word of who has the baton: nothing depends on it.
 pub(super) fn tell(line: &Line, word: Word, text: &str) {
     let _ = line.say(kind(word), &[text.as_bytes()], Wait::for_(LAST_WORD));
 }
 
-/// Before anybody else has the baton: takes it back. False when somebody has taken it, and it is not ours any more.
-pub(super) fn take_back(baton: &Baton) -> Result<bool, Fault> {
-    let ours = baton.reach()? == Reach::Ours;
-    if ours {
-        baton.mark()?;
-    }
-    Ok(ours)
+/// What was to be delivered was not, as far as that is known: takes the baton back. False when the other side goes on.
+pub(super) fn take_back(opposite: &Opposite, patience: &Patience) -> Result<bool, Fault> {
+    let mut machine = Machine::new(Side::Predecessor);
+    let mut until = Instant::now();
+    run(opposite, &mut machine, &mut until, |_, event| {
+        let event = match event {
+            // Whatever it was: it is not to commit.
+            Happened::Said(_) => Event::Heard(Word::Refused),
+            Happened::Closed => Event::Closed,
+            Happened::Dead => Event::Dead,
+            Happened::Late => Event::Late,
+        };
+        (event, patience.commit)
+    })
 }
 
 const fn kind(word: Word) -> u32 {
@@ -214,5 +255,78 @@ fn later(time: Duration) -> Instant {
     match Wait::for_(time) {
         Wait::Until(end) => end,
         Wait::Never => Instant::now(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, PidfdFlags};
+
+    /// A baton that was delivered to a process which has ended, or to one that lives, with the other end of its line.
+    fn delivered(ended: bool) -> (Opposite, OwnedFd, Baton) {
+        let (line, other) = Line::pair().unwrap();
+        let baton = Baton::new().unwrap();
+        let theirs = Baton::of(baton.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg(if ended { "0" } else { "60" }).spawn().unwrap();
+        let process = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        if ended {
+            child.wait().unwrap();
+        }
+        (Opposite { line, process, known: true, baton }, other, theirs)
+    }
+
+    fn back(opposite: &Opposite) -> bool {
+        let patience = Patience { commit: Duration::from_millis(10), ..Patience::default() };
+        take_back(opposite, &patience).unwrap()
+    }
+
+    #[test]
+    fn what_could_not_be_delivered_is_taken_back_unless_the_other_side_serves() {
+        let (opposite, _line, theirs) = delivered(true);
+        assert!(back(&opposite));
+        assert_eq!(theirs.reach().unwrap(), super::super::baton::Reach::Theirs);
+
+        let (opposite, _line, theirs) = delivered(true);
+        theirs.reach().unwrap();
+        theirs.mark().unwrap();
+        assert!(!back(&opposite));
+    }
+
+    #[test]
+    fn it_is_taken_back_from_one_that_died_between_taking_and_serving() {
+        let (opposite, line, theirs) = delivered(true);
+        theirs.reach().unwrap();
+        drop(line);
+        assert!(back(&opposite), "nobody would serve");
+    }
+
+    #[test]
+    fn one_that_stalls_between_is_ended_and_one_that_marked_it_is_not() {
+        let (opposite, _line, theirs) = delivered(false);
+        theirs.reach().unwrap();
+        assert!(back(&opposite));
+        assert!(has_ended(&opposite), "it may serve yet");
+
+        let (opposite, _line, theirs) = delivered(false);
+        theirs.reach().unwrap();
+        theirs.mark().unwrap();
+        end_between(&opposite);
+        assert!(!has_ended(&opposite));
+        living::end(opposite.process.as_fd());
+    }
+
+    #[test]
+    fn one_that_is_only_said_to_be_the_other_side_is_not_ended() {
+        let (mut opposite, _line, theirs) = delivered(false);
+        opposite.known = false;
+        theirs.reach().unwrap();
+        end_between(&opposite);
+        assert!(!has_ended(&opposite));
+        living::end(opposite.process.as_fd());
+    }
+
+    fn has_ended(opposite: &Opposite) -> bool {
+        super::super::line::has_ended(opposite.process.as_fd(), Duration::ZERO)
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
@@ -15,7 +16,7 @@ use zerocopy::IntoBytes as _;
 use super::baton::Baton;
 use super::decide::{Opposite, Patience};
 use super::handoff::{Arrival, NotTaken};
-use super::line::{HELLO, Hello, Line, PREPARED, REFUSED};
+use super::line::{HELLO, Hello, Line, PREPARED, REFUSED, has_ended};
 use super::parcel::unique;
 use super::report::{Report, Whose};
 use super::socket::{self, Wait};
@@ -24,6 +25,9 @@ use crate::compat::{Outcome, negotiate};
 use crate::liveupdate::inherited;
 use crate::manifest::{Found, Manifest};
 use crate::report::{Code, Fault, Finding, Findings};
+
+/// So many may wait at a door.
+const BACKLOG: i32 = 4;
 
 /// Who is at the other end of a connection, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +75,10 @@ impl Door {
     pub fn bind(path: impl AsRef<Path>) -> Result<Self, Fault> {
         let path = path.as_ref();
         let io = |errno: Errno| Fault::new(Code::Io).item(path.to_string_lossy().into_owned()).found(errno);
-        let address = SocketAddrUnix::new(path).map_err(io)?;
+        let address = address(path).map_err(io)?;
         let socket = new_socket().map_err(io)?;
+        // Before it has a path, which it gets with that mode: there is no moment in between.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(io)?;
         if let Ok(stat) = rustix::fs::lstat(path) {
             let item = path.to_string_lossy().into_owned();
             if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
@@ -87,9 +93,7 @@ impl Door {
             }
         }
         rustix::net::bind(&socket, &address).map_err(io)?;
-        // Nobody can connect before it listens.
-        rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR).map_err(io)?;
-        rustix::net::listen(&socket, 4).map_err(io)?;
+        rustix::net::listen(&socket, BACKLOG).map_err(io)?;
         Ok(Door { socket, allowed: Vec::new(), busy: Arc::default() })
     }
 
@@ -130,7 +134,7 @@ impl Door {
             return refuse(Fault::new(Code::PeerBusy).item("door").found("another caller, who came before"));
         }
         let busy = Some(Busy(self.busy.clone()));
-        Ok(Some(Caller { line, process: Some(process), early: BTreeSet::new(), peer, busy }))
+        Ok(Some(Caller { line, process: Some(process), known: true, early: BTreeSet::new(), peer, busy }))
     }
 }
 
@@ -149,6 +153,8 @@ impl From<Door> for OwnedFd {
 /// A door that was handed over, or inherited. Whom it lets in beside this user must be said again.
 impl From<OwnedFd> for Door {
     fn from(socket: OwnedFd) -> Self {
+        // Whoever listened last is whom the kernel names to those who connect from now on.
+        let _ = rustix::net::listen(&socket, BACKLOG);
         Door { socket, allowed: Vec::new(), busy: Arc::default() }
     }
 }
@@ -169,6 +175,8 @@ pub struct Caller {
     pub(super) line: Line,
     /// A pidfd; the other side's own word for a connection that it inherited.
     pub(super) process: Option<OwnedFd>,
+    /// By the kernel's word.
+    pub(super) known: bool,
     /// Tokens of the files that were sent ahead.
     pub(super) early: BTreeSet<u64>,
     peer: Peer,
@@ -184,7 +192,7 @@ impl Caller {
     pub fn pair() -> Result<(Caller, OwnedFd), Fault> {
         let (line, other) = Line::pair()?;
         let peer = peer_of(line.as_fd())?;
-        Ok((Caller { line, process: None, early: BTreeSet::new(), peer, busy: None }, other))
+        Ok((Caller { line, process: None, known: false, early: BTreeSet::new(), peer, busy: None }, other))
     }
 
     /// Who it is; of a [pair](Caller::pair), who made it.
@@ -212,16 +220,21 @@ impl Call {
     /// Connects to the door of a service that runs.
     ///
     /// # Errors
-    /// [`Code::PeerClosed`] when nobody listens there; [`Code::PeerUser`] when that is neither this user nor root, nor
-    /// one of `users`; [`Code::Io`].
+    /// [`Code::PeerClosed`] when nobody listens there; [`Code::PeerBusy`] when too many wait there already;
+    /// [`Code::PeerUser`] when that is neither this user nor root, nor one of `users`; [`Code::Io`].
     pub fn connect(path: impl AsRef<Path>, users: &[u32]) -> Result<Self, Fault> {
         let path = path.as_ref();
         let io = |errno: Errno| {
-            let code = if matches!(errno, Errno::CONNREFUSED | Errno::NOENT) { Code::PeerClosed } else { Code::Io };
+            let code = match errno {
+                Errno::CONNREFUSED | Errno::NOENT => Code::PeerClosed,
+                // So many wait there already.
+                Errno::AGAIN => Code::PeerBusy,
+                _ => Code::Io,
+            };
             Fault::new(code).item(path.to_string_lossy().into_owned()).found(errno)
         };
         let socket = new_socket().map_err(io)?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(path).map_err(io)?).map_err(io)?;
+        rustix::net::connect(&socket, &address(path).map_err(io)?).map_err(io)?;
         let line = Line::of(socket)?;
         let peer = peer_of(line.as_fd())?;
         if !is_let_in(peer.uid, users) {
@@ -282,13 +295,20 @@ impl Call {
     /// [`Code::Late`]; [`Code::PeerClosed`]; whatever a peer can do wrong. Nothing has changed then, and the predecessor
     /// goes on.
     pub fn arrive(self, manifest: &'static Manifest) -> Result<Arrival, NotTaken> {
-        self.receive(manifest)
-            .map_err(|fault| NotTaken { fault, parcel: None })
-            .and_then(|(parcel, report, patience)| Arrival::of_living(parcel, report, patience))
+        let told = |fault: Fault| {
+            let fault = self.line.why(fault);
+            // Nothing depends on it; without, the predecessor finds only that the line is closed.
+            let _ = self.line.say(REFUSED, &[fault.to_string().as_bytes()], Wait::Never);
+            NotTaken { fault, parcel: None }
+        };
+        let (mut parcel, baton, report) = self.receive(manifest).map_err(told)?;
+        let Call { line, process, patience, .. } = self;
+        // The kernel's word for who it is, and not its own.
+        parcel.other = Some(super::Other { baton, process, line: Some(line.into_fd()) });
+        Arrival::of_living(parcel, report, patience)
     }
 
-    #[allow(clippy::type_complexity, reason = "what `arrive` needs")]
-    fn receive(self, manifest: &'static Manifest) -> Result<(super::Parcel, Report, Patience), Fault> {
+    fn receive(&self, manifest: &'static Manifest) -> Result<(super::Parcel, OwnedFd, Report), Fault> {
         let Call { line, process, patience, most } = self;
         let own = own_process()?;
         let hello = Hello::new();
@@ -297,25 +317,34 @@ impl Call {
         let text = line.expect(HELLO, Wait::for_(patience.hello))?;
         let (_, note) = Hello::read(&text)?;
         fits(&Found::parse(note).map_err(|fault| fault.within("hello"))?, manifest)?;
+        // A door that was handed over names who listened when this process connected. To take that one's end for the end
+        // of the one that speaks would be to serve beside it.
+        if has_ended(process.as_fd(), Duration::ZERO) {
+            let fault = Fault::new(Code::PeerClosed).item("door").found("one of a process that has ended");
+            return Err(fault.expected("to connect anew, to the process that has the door now"));
+        }
 
-        let mut early = line.hear_files(most, Wait::for_(patience.prepare))?;
+        let mut early = line.hear_files(*most, Wait::for_(patience.prepare))?;
         unique(&early)?;
         line.say(PREPARED, &[], Wait::for_(patience.prepare))?;
 
-        let mut parcel = socket::receive(line.as_fd(), Wait::for_(patience.accept))?;
+        let late = most.saturating_sub(early.len());
+        let parcel = socket::receive(line.as_fd(), late, Wait::for_(patience.accept));
+        let mut parcel = parcel.map_err(|fault| match fault.found_text() {
+            // Not a parcel that is wrong, but one that nobody sends any more.
+            found @ "the end of the stream" => Fault::new(Code::PeerClosed).item("parcel").found(found),
+            _ => fault,
+        })?;
         Report::begin();
         early.append(&mut parcel.files);
         unique(&early)?;
         parcel.files = early;
-        let Some(other) = &mut parcel.other else {
+        let Some(other) = parcel.other.take() else {
             return Err(Fault::new(Code::ParcelCount).item("baton").found("none"));
         };
-        // The kernel's word for who it is, and not its own.
-        other.process = process;
-        other.line = Some(line.into_fd());
         let mut report = Report::default();
         report.add_text(Whose::Predecessor, parcel.report.as_deref().unwrap_or_default());
-        Ok((parcel, report, patience))
+        Ok((parcel, other.baton, report))
     }
 }
 
@@ -330,7 +359,7 @@ impl Arrival {
             return Arrival::of(parcel);
         };
         let opposite = Baton::of(baton)
-            .and_then(|baton| Ok(Opposite { line: Line::of(line)?, process, baton }))
+            .and_then(|baton| Ok(Opposite { line: Line::of(line)?, process, known: true, baton }))
             .map_err(|fault| NotTaken { fault, parcel: None })?;
         Arrival::with(parcel, report, Some((opposite, patience.commit, false)))
     }
@@ -353,6 +382,14 @@ fn fits(other: &Found, manifest: &'static Manifest) -> Result<(), Fault> {
         Some(Finding { node, fault }) => Err(fault.clone().within(node)),
         None => Ok(()),
     }
+}
+
+fn address(path: &Path) -> Result<SocketAddrUnix, Errno> {
+    // The kernel would choose a name.
+    if path.as_os_str().is_empty() {
+        return Err(Errno::NOENT);
+    }
+    SocketAddrUnix::new(path)
 }
 
 fn new_socket() -> Result<OwnedFd, Errno> {

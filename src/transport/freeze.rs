@@ -79,7 +79,7 @@ impl<S> Part<S> {
         self
     }
 
-    /// Lets it go on. It is called also after a freeze that failed or was late, and must undo whatever that did.
+    /// Lets it go on. It is called also after a freeze that failed, was late or panicked, and must undo whatever that did.
     #[must_use]
     pub fn unfreeze(mut self, hook: impl Fn(&mut S) + 'static) -> Self {
         self.unfreeze = Box::new(hook);
@@ -134,7 +134,10 @@ impl<'a, S> Frozen<'a, S> {
             let (watch, start) = (Stopwatch::start(), Instant::now());
             let until = start.checked_add(part.within).unwrap_or(start);
             frozen.parts.push(part);
-            let result = (part.freeze)(service, until);
+            let result = caught(|| (part.freeze)(service, until)).unwrap_or_else(|panic| {
+                Frozen { parts: std::mem::take(&mut frozen.parts) }.undo(service);
+                std::panic::resume_unwind(panic)
+            });
             watch.event("freeze", &part.name);
             let took = start.elapsed();
             let fault = match result {
@@ -151,14 +154,26 @@ impl<'a, S> Frozen<'a, S> {
         Ok(frozen)
     }
 
-    /// Lets all go on, the last one first.
+    /// Lets all go on, the last one first; also when one of them panics, and then that panic goes on.
     pub(super) fn undo(self, service: &mut S) {
+        let mut first = None;
         for part in self.parts.into_iter().rev() {
             let watch = Stopwatch::start();
-            (part.unfreeze)(service);
+            if let Err(panic) = caught(|| (part.unfreeze)(service)) {
+                first.get_or_insert(panic);
+            }
             watch.event("unfreeze", &part.name);
         }
+        if let Some(panic) = first {
+            std::panic::resume_unwind(panic);
+        }
     }
+}
+
+/// Runs a hook of the program. Whoever gets its panic lets it go on: so nobody sees what it left half done, but for hooks
+/// that unfreeze, and they are told so.
+pub(super) fn caught<T>(hook: impl FnOnce() -> T) -> std::thread::Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(hook))
 }
 
 #[cfg(test)]
@@ -222,5 +237,25 @@ mod tests {
         assert_eq!(says(&circle), "freeze-order: a, b: parts that wait for each other");
         assert_eq!(says(&[part("a", &["a"])]), "freeze-order: a: parts that wait for each other");
         assert_eq!(says(&[part("a", &["x"])]), "freeze-order: a: x, which is no part");
+    }
+
+    #[test]
+    fn a_hook_that_panics_undoes_all_and_goes_on_panicking() {
+        let panics = part("b", &["a"]).freeze(|log: &mut Log, _| {
+            log.push("+b".into());
+            panic!("a bug")
+        });
+        let mut log = Log::new();
+        let parts = [part("a", &[]), panics, part("c", &["b"])];
+        let panic = caught(|| Frozen::all(&parts, &mut log).map(drop)).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"a bug"));
+        assert_eq!(log.join(" "), "+a +b -b -a");
+
+        let parts = [part("a", &[]), part("b", &["a"]).unfreeze(|_| panic!("another bug")), part("c", &["b"])];
+        let mut log = Log::new();
+        let frozen = Frozen::all(&parts, &mut log).unwrap();
+        let panic = caught(|| frozen.undo(&mut log)).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"another bug"));
+        assert_eq!(log.join(" "), "+a +b +c -c -a");
     }
 }

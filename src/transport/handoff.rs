@@ -1,6 +1,6 @@
 //! The typed half of exec: a finished handover leaves, and an incoming one arrives.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use alloc::boxed::Box;
@@ -11,13 +11,14 @@ use rustix::io::FdFlags;
 
 use super::arrive::{self, Came};
 use super::baton::Baton;
-use super::decide::{Opposite, Patience};
+use super::commit::Word;
+use super::decide::{self, Opposite, Patience};
 use super::exec::{Ask, monotonic_ns};
 use super::line::Line;
 use super::report::{Report, Whose};
 use super::turn::{Before, Ours, Turn};
 use super::{Bundle, Cargo, ExecError, Other, Parcel, Program, Ticket, keeper};
-use crate::files::{Beside as _, Files};
+use crate::files::{Beside as _, Files, Kind};
 use crate::handover::{Finished, Incoming, Outgoing, Unfinished, Verdict};
 use crate::mem::{Arena, PhysAddr};
 use crate::report::{Code, Fault};
@@ -182,7 +183,9 @@ impl Arrival {
         Report::begin();
         let opposite = match parcel.other.take() {
             Some(Other { baton, process, line: Some(line) }) => {
-                let made = Baton::of(baton).and_then(|baton| Ok(Opposite { line: Line::of(line)?, process, baton }));
+                let made = super::is_kind(process.as_fd(), Kind::Pidfd, "process", "a pidfd")
+                    .and_then(|()| Baton::of(baton))
+                    .and_then(|baton| Ok(Opposite { line: Line::of(line)?, process, known: true, baton }));
                 match made {
                     Ok(opposite) => Some((opposite, Patience::default().commit, true)),
                     Err(fault) => return Err(NotTaken { fault, parcel: Some(Box::new(parcel)) }),
@@ -216,7 +219,13 @@ impl Arrival {
                 let turn = Turn { before, ours, report };
                 Ok(Arrival { incoming: Incoming::new(bundle, root), turn, reason, left_at: stamp_ns })
             }
-            Err(fault) => Err(NotTaken { fault, parcel: Some(Box::new(parcel)) }),
+            Err(fault) => {
+                // A keeper goes on when this process ends, and a predecessor at once.
+                if let Some((opposite, _, false)) = &opposite {
+                    decide::tell(&opposite.line, Word::Refused, &fault.to_string());
+                }
+                Err(NotTaken { fault, parcel: Some(Box::new(parcel)) })
+            }
         }
     }
 }

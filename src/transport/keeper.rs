@@ -49,11 +49,7 @@ pub struct Exec<'a> {
 
 /// A process that goes on with the handover if the successor does not.
 #[derive(Debug)]
-pub struct Keeper {
-    line: Line,
-    process: OwnedFd,
-    baton: Baton,
-}
+pub struct Keeper(Opposite);
 
 impl<'a> Exec<'a> {
     /// Replaces this process by that program.
@@ -121,10 +117,10 @@ impl Way for Exec<'_> {
         let text = report.to_text(Whose::Predecessor);
         let bundle = finished.memory();
         if let Some(keeper) = &self.keeper {
-            let other = Other { baton: keeper.baton.as_fd(), process: own.as_fd(), line: None };
+            let other = Other { baton: keeper.0.baton.as_fd(), process: own.as_fd(), line: None };
             let wait = Wait::for_(leaving.patience.prepare);
-            if let Err(fault) = living::send(&keeper.line, bundle, &BTreeSet::new(), other, &text, wait) {
-                return keeper.give_up(fault.within("keeper"), finished, report);
+            if let Err(fault) = living::send(&keeper.0.line, bundle, &BTreeSet::new(), other, &text, wait) {
+                return keeper.give_up(leaving, fault.within("keeper"), finished, report);
             }
         }
         watch.event("deliver", "/");
@@ -140,7 +136,7 @@ impl Way for Exec<'_> {
         let fault = cargo.exec(self.program).as_fault();
         drop((closing, cargo));
         match &self.keeper {
-            Some(keeper) => keeper.give_up(fault, finished, report),
+            Some(keeper) => keeper.give_up(leaving, fault, finished, report),
             None => Err((fault, finished)),
         }
     }
@@ -172,29 +168,31 @@ impl Keeper {
         let child = ticket.spawn(other.as_fd(), nonce).map_err(|error| error.as_fault().within("keeper"))?;
         drop(other);
         let keeping = line.expect(KEEPING, Wait::for_(leaving.patience.hello));
-        let keeper = Keeper { line, process: child, baton };
+        let keeper = Keeper(Opposite { line, process: child, known: true, baton });
         match keeping {
             Ok(_) => Ok(keeper),
             Err(fault) => {
                 // A program that does not come to `Arrival::take` would serve beside this one.
-                living::end(keeper.process.as_fd());
+                living::end(keeper.0.process.as_fd());
                 Err(fault.within("keeper"))
             }
         }
     }
 
     fn as_other(&self) -> Other<std::os::fd::BorrowedFd<'_>> {
-        Other { baton: self.baton.as_fd(), process: self.process.as_fd(), line: Some(self.line.as_fd()) }
+        let Opposite { line, process, baton, .. } = &self.0;
+        Other { baton: baton.as_fd(), process: process.as_fd(), line: Some(line.as_fd()) }
     }
 
     /// This process goes on itself, unless the keeper has begun to.
     fn give_up(
         &self,
+        leaving: &Leaving<'_>,
         fault: Fault,
         finished: Finished<Bundle>,
         report: &mut Report,
     ) -> Result<Left, (Fault, Finished<Bundle>)> {
-        match decide::take_back(&self.baton) {
+        match decide::take_back(&self.0, leaving.patience) {
             Ok(true) => Err((fault, finished)),
             Ok(false) | Err(_) => {
                 report.gather(Whose::Predecessor);
@@ -216,8 +214,8 @@ pub(super) fn reap(process: OwnedFd) {
 impl Drop for Keeper {
     fn drop(&mut self) {
         // It finds the line closed, or the baton taken, and ends; dropped is also one of a run that failed early.
-        if let Ok(process) = self.process.try_clone() {
-            let _ = self.line.say(line::ABORT, &[], Wait::Never);
+        if let Ok(process) = self.0.process.try_clone() {
+            let _ = self.0.line.say(line::ABORT, &[], Wait::Never);
             reap(process);
         }
     }
@@ -237,12 +235,12 @@ pub(super) fn keep(socket: OwnedFd) -> Result<Arrival, NotTaken> {
 
     // Until it leaves, the predecessor serves. What ends the line before a parcel is in it ends the keeper.
     let forever = Wait::for_(Duration::from_secs(u64::from(u32::MAX)));
-    let Ok(mut parcel) = socket::receive(line.as_fd(), forever) else { sys::exit() };
+    let Ok(mut parcel) = socket::receive(line.as_fd(), usize::MAX, forever) else { sys::exit() };
     let mut report = Report::default();
     report.add_text(Whose::Predecessor, parcel.report.as_deref().unwrap_or_default());
     let Some(Other { baton, process, .. }) = parcel.other.take() else { sys::exit() };
     let Ok(baton) = Baton::of(baton) else { sys::exit() };
-    let opposite = Opposite { line, process, baton };
+    let opposite = Opposite { line, process, known: true, baton };
     let start = Instant::now();
     match decide::predecessor(&opposite, &patience, budget, &mut report) {
         Ok(Decided::Ours(why)) => {

@@ -28,9 +28,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::parcel::{FILES, MESSAGE_LIMIT, Prefix};
+use super::parcel::{FILES, MESSAGE_LIMIT, Prefix, REASON_LIMIT};
 use super::socket::{self, Wait};
 use crate::compat::Compat;
+use crate::files::Kind;
 use crate::num::index_of;
 use crate::report::{Code, Fault};
 
@@ -57,6 +58,7 @@ pub(super) const PROCESS: u32 = 27;
 pub(super) const TEXT_LIMIT: usize = 1 << 20;
 /// Bytes of text in one datagram.
 const PIECE: usize = 32 * 1024;
+const DATAGRAM: usize = size_of::<Prefix>() + PIECE;
 
 /// What each side says first; behind it the note of its manifest, which may be empty.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -144,6 +146,13 @@ pub(super) struct Message {
     pub(super) text: Vec<u8>,
 }
 
+/// A message of which all has come so far that it says.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    /// Its kind, how long it will be, and its text so far.
+    begun: Option<(u32, usize, Vec<u8>)>,
+}
+
 /// What happened on a line, or to who is at its other end.
 #[derive(Debug)]
 pub(super) enum Happened {
@@ -196,41 +205,12 @@ impl Line {
 
     /// The next message, whole. Descriptors that come with it are closed: who expects some uses [`Line::hear_files`].
     pub(super) fn hear(&self, wait: Wait) -> Result<Message, Fault> {
-        let mut buffer = vec![0; size_of::<Prefix>().saturating_add(PIECE)];
-        let (mut kind, mut total, mut text) = (0, 0, Vec::new());
+        let mut buffer = vec![0; DATAGRAM];
+        let mut pieces = Pieces::default();
         loop {
             let (bytes, descriptors) = socket::receive_message(self.0.as_fd(), &mut buffer, wait)?;
-            if bytes.is_empty() {
-                return Err(Fault::new(Code::PeerClosed).item("message").found("the end of the connection"));
-            }
-            if !descriptors.is_empty() {
-                let fault = Fault::new(Code::ParcelCount).item("message");
-                return Err(fault.found(format_args!("{} descriptors", descriptors.len())).expected(0));
-            }
-            let (prefix, piece) = Prefix::read_from_prefix(bytes).map_err(|_| {
-                let fault = Fault::new(Code::Truncated).item("message");
-                fault.found(format_args!("{} bytes", bytes.len())).expected("8 bytes and more")
-            })?;
-            let (now, count) = (prefix.kind.get(), index_of(prefix.count.get()));
-            if count > TEXT_LIMIT {
-                let fault = Fault::new(Code::TooLarge).item("message").found(count);
-                return Err(fault.expected(format_args!("at most {TEXT_LIMIT} bytes")));
-            }
-            let first = text.is_empty() && total == 0 && kind == 0;
-            if first != (now != MORE) || !first && (count != total || piece.is_empty()) {
-                return Err(unexpected(now, if first { "a first message" } else { "more of the message before" }));
-            }
-            if first {
-                (kind, total) = (now, count);
-            }
-            text.extend_from_slice(piece);
-            match text.len().cmp(&total) {
-                std::cmp::Ordering::Equal => return Ok(Message { kind, text }),
-                std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Greater => {
-                    let fault = Fault::new(Code::ParcelMessage).item("message");
-                    return Err(fault.found(format_args!("{} bytes", text.len())).expected(total));
-                }
+            if let Some(message) = pieces.push(bytes, descriptors.len())? {
+                return Ok(message);
             }
         }
     }
@@ -260,7 +240,9 @@ impl Line {
         }
         let kind = U32::read_from_prefix(bytes).map_or(0, |(kind, _)| kind.get());
         match (kind, descriptors.pop(), descriptors.is_empty()) {
-            (PROCESS, Some(process), true) => Ok(process),
+            (PROCESS, Some(process), true) => {
+                super::is_kind(process.as_fd(), Kind::Pidfd, "process", "a pidfd").map(|()| process)
+            }
             (PROCESS, ..) => Err(Fault::new(Code::ParcelCount).item("process").expected("one descriptor")),
             (other, ..) => Err(unexpected(other, "process")),
         }
@@ -279,20 +261,30 @@ impl Line {
             match kind {
                 FILES => super::parcel::read_files(bytes, descriptors, &mut files, limit)?,
                 PREPARE if descriptors.is_empty() => return Ok(files),
-                REFUSED | ABORT => {
-                    let said = String::from_utf8_lossy(bytes.get(size_of::<Prefix>()..).unwrap_or_default());
-                    return Err(Fault::new(Code::Refused).found(said));
-                }
-                other => return Err(unexpected(other, "files or prepare")),
+                other => return Err(refusal(bytes).unwrap_or_else(|| unexpected(other, "files or prepare"))),
             }
         }
     }
 
+    /// Why the other side is gone, if it said so before it closed.
+    pub(super) fn why(&self, fault: Fault) -> Fault {
+        if fault.code() != Code::PeerClosed {
+            return fault;
+        }
+        let said = std::iter::from_fn(|| self.hear(Wait::Never).ok()).take(8).find(|one| one.kind == REFUSED);
+        said.map_or(fault, |message| Fault::new(Code::Refused).found(message.said()))
+    }
+
     /// What happens next, until that time. What was said before the other side died is heard first.
     pub(super) fn next(&self, process: Option<BorrowedFd<'_>>, end: Instant) -> Happened {
+        let mut buffer = vec![0; DATAGRAM];
+        // Kept from one look to the next: the rest of a message may come later than its beginning.
+        let mut pieces = Pieces::default();
         loop {
-            match self.hear(Wait::Never) {
-                Ok(message) => return Happened::Said(message),
+            let came = socket::receive_message(self.0.as_fd(), &mut buffer, Wait::Never);
+            match came.and_then(|(bytes, descriptors)| pieces.push(bytes, descriptors.len())) {
+                Ok(Some(message)) => return Happened::Said(message),
+                Ok(None) => continue,
                 // Nothing is there yet.
                 Err(fault) if fault.code() == Code::Truncated && fault.expected_text() == "end" => {}
                 Err(_) => {
@@ -317,18 +309,75 @@ impl Line {
     }
 }
 
-impl Message {
-    /// Its text, for people.
-    pub(super) fn said(&self) -> String {
-        String::from_utf8_lossy(&self.text).into_owned()
+impl Pieces {
+    /// Takes the next datagram, which so many descriptors came with; the message, when it is whole.
+    ///
+    /// All pieces but the last are as long as they can be: so a message of a given length has few, and each is bounded.
+    pub(super) fn push(&mut self, bytes: &[u8], descriptors: usize) -> Result<Option<Message>, Fault> {
+        if bytes.is_empty() {
+            return Err(Fault::new(Code::PeerClosed).item("message").found("the end of the connection"));
+        }
+        if descriptors != 0 {
+            let fault = Fault::new(Code::ParcelCount).item("message");
+            return Err(fault.found(format_args!("{descriptors} descriptors")).expected(0));
+        }
+        let (prefix, piece) = Prefix::read_from_prefix(bytes).map_err(|_| {
+            let fault = Fault::new(Code::Truncated).item("message");
+            fault.found(format_args!("{} bytes", bytes.len())).expected("8 bytes and more")
+        })?;
+        let (now, count) = (prefix.kind.get(), index_of(prefix.count.get()));
+        if count > TEXT_LIMIT {
+            let fault = Fault::new(Code::TooLarge).item("message").found(count);
+            return Err(fault.expected(format_args!("at most {TEXT_LIMIT} bytes")));
+        }
+        let (kind, mut text) = match self.begun.take() {
+            None if now == MORE => return Err(unexpected(now, "a first message")),
+            None => (now, Vec::new()),
+            Some((_, total, _)) if now != MORE || count != total => {
+                return Err(unexpected(now, "more of the message before"));
+            }
+            Some((kind, _, text)) => (kind, text),
+        };
+        let wanted = count.saturating_sub(text.len()).min(PIECE);
+        if piece.len() != wanted {
+            let fault = Fault::new(Code::ParcelMessage).item("message");
+            return Err(fault.found(format_args!("{} bytes", piece.len())).expected(wanted));
+        }
+        text.extend_from_slice(piece);
+        if text.len() == count {
+            return Ok(Some(Message { kind, text }));
+        }
+        self.begun = Some((kind, count, text));
+        Ok(None)
     }
+}
+
+impl Message {
+    /// Its text, for people: not too much of it, and nothing that a terminal or a log would take for something else.
+    pub(super) fn said(&self) -> String {
+        readable(&self.text)
+    }
+}
+
+/// What the other side says when it goes on itself.
+pub(super) fn refusal(bytes: &[u8]) -> Option<Fault> {
+    let (prefix, text) = Prefix::read_from_prefix(bytes).ok()?;
+    let refuses = matches!(prefix.kind.get(), REFUSED | ABORT);
+    refuses.then(|| Fault::new(Code::Refused).found(readable(text)))
+}
+
+fn readable(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text.get(..REASON_LIMIT).unwrap_or(text));
+    let plain = |char: char| !char.is_control() || char == '\n' || char == '\t';
+    text.chars().map(|char| if plain(char) { char } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 impl Wait {
     pub(super) fn for_(time: Duration) -> Self {
         let now = Instant::now();
         // A century is as good as forever.
-        Wait::Until(now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(1 << 31)))
+        let century = Duration::from_secs(1 << 31);
+        Wait::Until(now.checked_add(time.min(century)).unwrap_or(now))
     }
 }
 
@@ -337,8 +386,15 @@ const DYING: Duration = Duration::from_millis(20);
 
 /// Waits until a process has ended; false when the time is over before.
 pub(super) fn has_ended(process: BorrowedFd<'_>, within: Duration) -> bool {
-    let mut wanted = [PollFd::from_borrowed_fd(process, PollFlags::IN)];
-    rustix::event::poll(&mut wanted, Some(&timespec(within))).is_ok_and(|ready| ready > 0)
+    let start = Instant::now();
+    loop {
+        let mut wanted = [PollFd::from_borrowed_fd(process, PollFlags::IN)];
+        match rustix::event::poll(&mut wanted, Some(&timespec(within.saturating_sub(start.elapsed())))) {
+            // A signal is no reason to take a process for one that lives.
+            Err(Errno::INTR) => {}
+            ready => return ready.is_ok_and(|ready| ready > 0),
+        }
+    }
 }
 
 pub(super) fn timespec(time: Duration) -> rustix::event::Timespec {
@@ -359,7 +415,7 @@ fn unexpected(found: u32, expected: &str) -> Fault {
     Fault::new(Code::ParcelMessage).item("kind").found(name_of(found)).expected(expected)
 }
 
-fn name_of(kind: u32) -> &'static str {
+pub(super) fn name_of(kind: u32) -> &'static str {
     match kind {
         FILES => "files",
         MORE => "more",
@@ -385,20 +441,5 @@ impl AsFd for Line {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_words_of_a_peer_that_did_not_listen_are_heard() {
-        let (ours, theirs) = Line::pair().unwrap();
-        let theirs = Line::of(theirs).unwrap();
-        ours.say(HELLO, &[b"unread"], Wait::Never).unwrap();
-        theirs.say(REFUSED, &[b"not today"], Wait::Never).unwrap();
-        drop(theirs);
-        let wait = Wait::for_(Duration::from_secs(1));
-        assert_eq!(ours.expect(PREPARED, wait).unwrap_err().to_string(), "refused: not today");
-        assert_eq!(ours.expect(PREPARED, wait).unwrap_err().code(), Code::PeerClosed);
-        let says = "peer-closed: process: the end of the connection";
-        assert_eq!(ours.take_process(wait).unwrap_err().to_string(), says);
-    }
-}
+#[path = "line_tests.rs"]
+mod tests;

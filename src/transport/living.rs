@@ -39,7 +39,9 @@ impl Way for Caller {
         let text = self.line.expect(HELLO, wait)?;
         let (_, note) = Hello::read(&text).inspect_err(|fault| self.tell(fault))?;
         let told = self.line.take_process(wait)?;
+        let known = self.process.is_some();
         self.process.get_or_insert(told);
+        self.known = known;
         let found = Found::parse(note).map_err(|fault| fault.within("hello")).inspect_err(|fault| self.tell(fault))?;
         // Both find what does not fit, and say it in the same words.
         self.line.say(HELLO, &[hello.as_bytes(), leaving.manifest.note()], wait)?;
@@ -49,9 +51,9 @@ impl Way for Caller {
     fn prepare(&mut self, leaving: &Leaving<'_>, bundle: &Bundle) -> Result<(), Fault> {
         let wait = Wait::for_(leaving.patience.prepare);
         let files: Vec<(u64, BorrowedFd<'_>)> = bundle.files().iter().collect();
-        socket::send_files(self.line.as_fd(), &files, wait).map_err(unsent)?;
+        socket::send_files(self.line.as_fd(), &files, wait).map_err(|error| self.line.why(unsent(error)))?;
         self.early = files.iter().map(|(token, _)| *token).collect();
-        self.line.say(PREPARE, &[], wait)?;
+        self.line.say(PREPARE, &[], wait).map_err(|fault| self.line.why(fault))?;
         self.line.expect(PREPARED, wait).map(drop)
     }
 
@@ -76,13 +78,14 @@ impl Way for Caller {
         let other = Other { baton: baton.as_fd(), process: process.as_fd(), line: None };
         let sent = send(&self.line, finished.memory(), &self.early, other, &text, Wait::for_(leaving.patience.accept));
         watch.event("deliver", "/");
-        let Caller { line, process: Some(process), busy: _busy, .. } = self else {
+        let Caller { line, process: Some(process), known, busy: _busy, .. } = self else {
             return Err((Fault::new(Code::PeerClosed).item("process").found("a process that is not known"), finished));
         };
-        let opposite = Opposite { line, process, baton };
+        let opposite = Opposite { line, process, known, baton };
         if let Err(fault) = sent {
+            let fault = opposite.line.why(fault);
             // What was sent may be whole all the same: the baton decides.
-            return match decide::take_back(&opposite.baton) {
+            return match decide::take_back(&opposite, leaving.patience) {
                 Ok(true) => {
                     decide::tell(&opposite.line, Word::Abort, &fault.to_string());
                     Err((fault, finished))

@@ -109,7 +109,7 @@
 //! - **What survives**: bytes and positions as they are when the kernel is left; sizes and seals. Not modes, names, how a
 //!   descriptor was opened, and which inode a file was: the plan compares size, seals and position.
 //!   Add no seal once it is preserved: it would be lost. A kernel with pages of another size takes no arena
-//!   ([`Code::PageSize`](crate::report::Code::PageSize)).
+//!   ([`Code::PageSize`]).
 //! - **Before** the kernel is left, the session must stay open: a [`Preserved`] that is dropped, or whose process ends,
 //!   hands over nothing. A shutdown that kills processes kills that one, too: give a second descriptor of the session to who
 //!   leaves last, a service manager say.
@@ -119,9 +119,11 @@
 //!   arena and files be preserved again.
 //! - **A successor that dies** before that closes the session if nobody else has it open, and with it everything that was
 //!   handed over is gone. Who has it open, a service manager say, can give it to the next try. That finds the handover as
-//!   the one before left it: whole if nothing was restored, and none ([`Code::NoHandover`](crate::report::Code::NoHandover))
+//!   the one before left it: whole if nothing was restored, and none ([`Code::NoHandover`])
 //!   after [`Restored::finish`](crate::handover::Restored::finish).
 //! - **No way back**: a ticket is refused, because the kernel that could run that program is gone.
+
+#![allow(clippy::result_large_err, reason = "what fails gives the handover back, as in `handover`")]
 
 mod arrive;
 mod baton;
@@ -147,6 +149,9 @@ mod upgrade;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use crate::files::Kind;
+use crate::report::{Code, Fault};
+
 pub use arrive::arrive;
 pub use bundle::Bundle;
 pub use decide::Patience;
@@ -163,6 +168,17 @@ pub use session::{InSession, NotPreserved, NotRetrieved, Parked, Preserved, Sess
 pub use ticket::Ticket;
 pub use turn::Turn;
 pub use upgrade::{Left, Stayed, Upgrade, Way};
+
+/// That a descriptor that came is what it is said to be. Where `/proc` is not mounted nothing tells.
+fn is_kind(file: BorrowedFd<'_>, kind: Kind, item: &'static str, expected: &str) -> Result<(), Fault> {
+    let found = match Kind::of(file) {
+        Ok(found) if found == kind => return Ok(()),
+        Ok(found) => found.to_string(),
+        Err(fault) if fault.code() == Code::Io => return Ok(()),
+        Err(fault) => fault.found_text().to_owned(),
+    };
+    Err(Fault::new(Code::FileKind).item(item).found(found).expected(expected))
+}
 
 /// What leaves: borrowed, so that a refused exec has nothing to give back.
 #[derive(Clone, Debug)]

@@ -218,6 +218,8 @@ pub(super) fn check_version(version: u32) -> Result<(), Fault> {
 #[derive(Debug)]
 pub(super) struct Assembler<F> {
     state: State<F>,
+    /// No parcel may have more files.
+    most: u64,
 }
 
 #[derive(Debug)]
@@ -228,7 +230,7 @@ enum State<F> {
         head: Head,
         next: Next,
         program: Option<F>,
-        parcel: RawParcel<F>,
+        parcel: Box<RawParcel<F>>,
     },
     /// A message was refused: nothing that comes later counts.
     Broken,
@@ -250,8 +252,8 @@ pub(super) enum Progress<F> {
 }
 
 impl<F> Assembler<F> {
-    pub(super) fn new() -> Self {
-        Assembler { state: State::Head }
+    pub(super) fn new(most: usize) -> Self {
+        Assembler { state: State::Head, most: u64_of(most) }
     }
 
     /// Takes the next message and the descriptors that came with it.
@@ -288,7 +290,7 @@ impl<F> Assembler<F> {
                         let [] = exactly::<F, 0>("end", descriptors)?;
                         unique(&parcel.files)?;
                         parcel.stamp_ns = read_end(bytes, u64_of(parcel.files.len()), head.files.get())?;
-                        return Ok(Progress::Done(parcel));
+                        return Ok(Progress::Done(*parcel));
                     }
                     (next, found) => return Err(unexpected(name_of(found), &format!("{next:?}").to_lowercase())),
                 }
@@ -316,6 +318,10 @@ impl<F> Assembler<F> {
             HAS_BATON => 3,
             _ => 4,
         };
+        if head.files.get() > self.most {
+            let fault = Fault::new(Code::ParcelLimit).item("head.files").found(head.files.get());
+            return Err(fault.expected(format_args!("at most {}", self.most)));
+        }
         let found = descriptors.len();
         let miscount = || miscounted("head", found, expected);
         if found != expected {
@@ -333,7 +339,7 @@ impl<F> Assembler<F> {
             _ if has(HAS_REASON) => Next::Reason,
             _ => after_first(&head),
         };
-        let parcel = RawParcel {
+        let parcel = Box::new(RawParcel {
             nonce: head.nonce.get(),
             stamp_ns: 0,
             arena,
@@ -342,7 +348,7 @@ impl<F> Assembler<F> {
             reason: None,
             other,
             report: None,
-        };
+        });
         self.state = State::Body { head, next, program, parcel };
         Ok(Progress::More)
     }

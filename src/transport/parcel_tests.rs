@@ -36,7 +36,7 @@ fn ticket(copy: u32, build_id: usize, argc: u32, rest: &[u8]) -> Vec<u8> {
 }
 
 fn assemble(messages: &[Received]) -> Result<Option<RawParcel<u32>>, Fault> {
-    let mut assembler = Assembler::new();
+    let mut assembler = Assembler::new(usize::MAX);
     for (bytes, descriptors) in messages {
         if let Progress::Done(parcel) = assembler.push(bytes, descriptors.clone())? {
             return Ok(Some(parcel));
@@ -187,7 +187,7 @@ fn messages_out_of_order() {
 
 #[test]
 fn nothing_counts_after_a_refused_message() {
-    let mut assembler = Assembler::new();
+    let mut assembler = Assembler::new(usize::MAX);
     assert!(assembler.push(b"junk", vec![1]).is_err());
     let fault = assembler.push(&head(0, 0), vec![1]).unwrap_err();
     assert_eq!(fault.to_string(), "parcel-message: kind: found after a refused message, expected nothing");

@@ -188,18 +188,22 @@ pub(super) fn send_message(
     }
 }
 
-/// Receives a parcel until its end.
+/// Receives a parcel of at most so many files, until its end.
 ///
 /// # Errors
 /// What [`Assembler::push`] says; [`Code::ParcelLimit`] when the kernel could not install a descriptor;
 /// [`Code::Truncated`] when the stream ends before the parcel does.
-pub(super) fn receive(socket: BorrowedFd<'_>, wait: Wait) -> Result<Parcel, Fault> {
-    let mut assembler = Assembler::new();
+pub(super) fn receive(socket: BorrowedFd<'_>, most: usize, wait: Wait) -> Result<Parcel, Fault> {
+    let mut assembler = Assembler::new(most);
     let mut buffer = vec![0; MESSAGE_LIMIT];
     loop {
         let (bytes, descriptors) = receive_message(socket, &mut buffer, wait)?;
         if bytes.is_empty() {
             return Err(Fault::new(Code::Truncated).item("parcel").found("the end of the stream").expected("end"));
+        }
+        // Instead of a parcel, or amid one.
+        if let Some(refusal) = super::line::refusal(bytes) {
+            return Err(refusal);
         }
         if let Progress::Done(raw) = assembler.push(bytes, descriptors)? {
             let ticket =
@@ -247,8 +251,7 @@ pub(super) fn receive_message<'b>(
         let mut control = RecvAncillaryBuffer::new(&mut space);
         match recvmsg(socket, &mut [IoSliceMut::new(&mut *buffer)], &mut control, flags) {
             Ok(got) => break (got, control),
-            // That the other end was closed with something unread is told once, and before what it said last.
-            Err(Errno::INTR | Errno::CONNRESET) => {}
+            Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => match wait {
                 Wait::Never => {
                     return Err(Fault::new(Code::Truncated).item("parcel").found("no further message").expected("end"));
@@ -259,6 +262,8 @@ pub(super) fn receive_message<'b>(
                     }
                 }
             },
+            // Said once, when the other side closed and had not read everything; what it said before is still there.
+            Err(Errno::CONNRESET) => {}
             Err(errno) => return Err(io(errno)),
         }
     };
@@ -272,7 +277,7 @@ pub(super) fn receive_message<'b>(
         return Err(Fault::new(Code::TooLarge)
             .item("message")
             .found("a longer message")
-            .expected(format_args!("at most {MESSAGE_LIMIT} bytes")));
+            .expected(format_args!("at most {} bytes", buffer.len())));
     }
     if got.flags.contains(ReturnFlags::CTRUNC) {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::decide::{Patience, over_budget};
 use super::exec::monotonic_ns;
-use super::freeze::{Frozen, Part};
+use super::freeze::{Frozen, Part, caught};
 use super::report::{Report, Whose};
 use super::{Bundle, Parked, door};
 use crate::compat::Terms;
@@ -204,6 +204,10 @@ impl<S> Upgrade<S> {
     /// threads of the program serve; a program of one thread does not serve meanwhile, and should have little
     /// [patience](Upgrade::patience) with `hello` and `prepare`, which take an honest successor a millisecond.
     ///
+    /// # Panics
+    /// When a hook does. What was frozen is unfrozen first, and the successor does not take over; the memory is dropped with
+    /// everything in it, so a program that catches the panic goes on without.
+    ///
     /// # Errors
     /// The program goes on: why, with the memory.
     pub fn run<W: Way>(&self, service: &mut S, bundle: Bundle, mut way: W) -> Result<W::Left, Stayed> {
@@ -262,7 +266,14 @@ impl<S> Upgrade<S> {
             }
         };
         let watch = Stopwatch::start();
-        let preserved = (self.preserve)(service, &mut outgoing);
+        let preserved = match caught(|| (self.preserve)(service, &mut outgoing)) {
+            Ok(preserved) => preserved,
+            Err(panic) => {
+                way.refuse(&Fault::new(Code::Refused).item("preserve").found("a panic"));
+                frozen.undo(service);
+                std::panic::resume_unwind(panic)
+            }
+        };
         watch.event("preserve", "/");
         let result = match preserved {
             Err(fault) => {
@@ -324,10 +335,15 @@ impl<S> Upgrade<S> {
                 Err((fault, finished))
             }
         };
-        result.map_err(|(fault, finished)| match finished.cancel() {
-            Ok(outgoing) => ("deliver", fault, outgoing),
-            // What cannot be forgotten is of no harm: nobody was told where it is.
-            Err(unfinished) => ("deliver", fault, unfinished.outgoing),
+        result.map_err(|(fault, finished)| {
+            let mut outgoing = match finished.cancel() {
+                Ok(outgoing) => outgoing,
+                // What cannot be forgotten is of no harm: nobody was told where it is.
+                Err(unfinished) => unfinished.outgoing,
+            };
+            // A successor that did not take over had the memory, and may have used what was free in it.
+            outgoing.memory_mut().distrust();
+            ("deliver", fault, outgoing)
         })
     }
 }

@@ -228,5 +228,7 @@ pub(super) fn check_descriptor(fd: BorrowedFd<'_>) -> Result<u64, Fault> {
             .found(format_args!("{:#x}", seals.bits()))
             .expected(format_args!("{:#x}, and none against writing", SEALS.bits())));
     }
-    u64::try_from(stat.st_size).map_err(|error| io_fault("fstat", error))
+    // Only now: before it was sealed it could still become shorter.
+    let size = fstat(fd).map_err(|error| io_fault("fstat", error))?.st_size;
+    u64::try_from(size).map_err(|error| io_fault("fstat", error))
 }

@@ -230,6 +230,11 @@ impl Arena {
         self.frames.free_pages()
     }
 
+    /// Pages that are free may have bytes in them: each is cleared when it is allocated.
+    pub(crate) const fn distrust(&mut self) {
+        self.stale = true;
+    }
+
     /// The memfd, for those who pass it on to another process. Not public: it can be written through, also under a
     /// slice.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
