@@ -262,8 +262,6 @@ pub(super) fn receive_message<'b>(
                     }
                 }
             },
-            // Said once, when the other side closed and had not read everything; what it said before is still there.
-            Err(Errno::CONNRESET) => {}
             Err(errno) => return Err(io(errno)),
         }
     };
