@@ -111,6 +111,8 @@ impl Door {
     /// so and closed, and the door is as before. [`Code::Io`].
     pub fn accept(&self) -> Result<Option<Caller>, Fault> {
         let io = |errno: Errno| Fault::new(Code::Io).item("accept").found(errno);
+        // A successor that did not take over may have listened in between: then those who connect are told of that one.
+        let _ = rustix::net::listen(&self.socket, BACKLOG);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = match rustix::io::retry_on_intr(|| rustix::net::accept_with(&self.socket, flags)) {
             Ok(socket) => socket,
@@ -151,6 +153,10 @@ impl From<Door> for OwnedFd {
 }
 
 /// A door that was handed over, or inherited. Whom it lets in beside this user must be said again.
+///
+/// After [`Turn::take`](super::Turn::take), and not before: the kernel names this process to those who connect from then
+/// on, and a predecessor that goes on would have a door that leads to another one, until it
+/// [accepts](Door::accept) again.
 impl From<OwnedFd> for Door {
     fn from(socket: OwnedFd) -> Self {
         // Whoever listened last is whom the kernel names to those who connect from now on.

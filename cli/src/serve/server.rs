@@ -121,7 +121,7 @@ fn take_over(life: &Life, arrival: Arrival) -> Result<ExitCode, Failed> {
     let missing = "a handover of something else";
     let mut files = restored.take(&parts.files).ok_or(missing)?;
     let listener = Arc::new(files.take(LISTENER).ok_or("no listener came")?);
-    let door = Door::from(files.take(DOOR).ok_or("no door came")?);
+    let door = files.take(DOOR).ok_or("no door came")?;
     let mut states = restored.take(&parts.served).ok_or(missing)?;
     let mut served: Served = states.take(0)?.ok_or("no service came")?;
     served.upgrades += 1;
@@ -131,6 +131,8 @@ fn take_over(life: &Life, arrival: Arrival) -> Result<ExitCode, Failed> {
 
     let report = turn.take()?;
     let worker = Worker::start(store, &served, &listener)?;
+    // Not before: it listens anew, and whoever knocked would be told that this process has the door.
+    let door = Door::from(door);
     let (mut bundle, released) = restored.finish();
     released?;
     states.finish(&mut bundle);
