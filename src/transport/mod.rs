@@ -138,6 +138,7 @@ mod keeper;
 mod line;
 mod living;
 mod parcel;
+mod parcel_wire;
 mod report;
 mod root;
 mod session;

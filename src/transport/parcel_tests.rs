@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use zerocopy::IntoBytes as _;
 
 /// Descriptors are numbers here.
 type Received = (Vec<u8>, Vec<u32>);
