@@ -251,7 +251,8 @@ pub(super) fn receive_message<'b>(
         let mut control = RecvAncillaryBuffer::new(&mut space);
         match recvmsg(socket, &mut [IoSliceMut::new(&mut *buffer)], &mut control, flags) {
             Ok(got) => break (got, control),
-            Err(Errno::INTR) => {}
+            // That the other end was closed with something unread is told once, and before what it said last.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(Errno::AGAIN) => match wait {
                 Wait::Never => {
                     return Err(Fault::new(Code::Truncated).item("parcel").found("no further message").expected("end"));
