@@ -8,7 +8,6 @@
 //! This file plays all of them; its first argument says which.
 
 use std::error::Error;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -16,10 +15,10 @@ use std::time::Duration;
 
 use kho::abi;
 use kho::compat::{Compat, CompatList};
-use kho::files::{self, FilesNode};
-use kho::handover::Registry;
+use kho::files::{self, Files, FilesNode};
+use kho::handover::{Handle, Registry};
 use kho::payload::{Bytes, BytesNode};
-use kho::transport::{Arrival, Bundle, Call, Door, Part, Upgrade};
+use kho::transport::{Bundle, Call, Door, Part, Upgrade};
 
 const COUNT: CompatList<'static> = CompatList::new(Compat::new("example-count", 1), &[]);
 
@@ -27,11 +26,13 @@ kho::manifest! {
     static MANIFEST = [both("count", &[COUNT]), both(abi::files::NODE, &[files::MADE_OF])];
 }
 
-/// Token of the socket.
+/// Tokens of the socket, and of the door itself: so the path stays where it is, for the successor's successor.
 const INBOX: u64 = 1;
+const DOOR: u64 = 2;
 
 struct Service {
     inbox: UnixDatagram,
+    door: Door,
     count: u64,
     /// Whether it takes what is sent.
     open: bool,
@@ -58,13 +59,8 @@ fn upgrade() -> Upgrade<Service> {
                 .unfreeze(|service| service.open = true),
         )
         .prepare(|service, outgoing| {
-            let inbox = OwnedFd::from(
-                service
-                    .inbox
-                    .try_clone()
-                    .map_err(|error| kho::report::Fault::new(kho::report::Code::Io).item("inbox").found(error))?,
-            );
-            outgoing.preserve_file(INBOX, inbox).map_err(|rejected| rejected.fault)
+            outgoing.lend_file(INBOX, &service.inbox)?;
+            outgoing.lend_file(DOOR, &service.door)
         })
         .preserve(|service, outgoing| {
             outgoing.preserve("count", &Bytes { made_of: COUNT, bytes: &service.count.to_le_bytes() })
@@ -86,9 +82,8 @@ fn predecessor() -> Result<(), Box<dyn Error>> {
     std::fs::create_dir(&folder)?;
     let (inbox, sender) = UnixDatagram::pair()?;
     inbox.set_nonblocking(true)?;
-    let mut service = Service { inbox, count: 0, open: true };
     let path = folder.join("door");
-    let door = Door::bind(&path)?;
+    let mut service = Service { inbox, door: Door::bind(&path)?, count: 0, open: true };
     let mut bundle = Bundle::new(1 << 20)?;
 
     for role in ["dies", "successor"] {
@@ -99,9 +94,11 @@ fn predecessor() -> Result<(), Box<dyn Error>> {
         println!("predecessor: counted {}", service.count);
         let mut child = start(role, &path)?;
         let caller = loop {
-            match door.accept()? {
-                Some(caller) => break caller,
-                None => std::thread::sleep(Duration::from_millis(1)),
+            match service.door.accept() {
+                Ok(Some(caller)) => break caller,
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                // It is about one caller: another user, say.
+                Err(fault) => eprintln!("predecessor: {fault}"),
             }
         };
         // Sent when nobody may be counting.
@@ -130,32 +127,32 @@ fn start(role: &str, door: &Path) -> std::io::Result<Child> {
 /// Everything is restored, and then the power of one process fails.
 fn dies(door: &Path) -> Result<(), Box<dyn Error>> {
     let arrival = Call::connect(door, &[])?.arrive(&MANIFEST)?;
-    drop(arrival.incoming.plan(&registry().0).accept()?.restore()?);
+    let (_restored, _turn) = arrival.restore(&registry().0)?;
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
     Ok(())
 }
 
-type Handles = (kho::handover::Handle<Vec<u8>>, kho::handover::Handle<files::Files>);
-
-fn registry() -> (Registry<Bundle>, Handles) {
+fn registry() -> (Registry<Bundle>, Handle<Vec<u8>>, Handle<Files>) {
     let mut registry = Registry::of(&MANIFEST);
     let count = registry.read("count", BytesNode { made_of: COUNT, limit: 8 });
     let files = registry.add(abi::files::NODE, FilesNode);
-    (registry, (count, files))
+    (registry, count, files)
 }
 
 fn successor(door: &Path) -> Result<(), Box<dyn Error>> {
-    let Arrival { incoming, turn, .. } = Call::connect(door, &[])?.arrive(&MANIFEST)?;
-    let (registry, (count, files)) = registry();
-    let mut restored = incoming.plan(&registry).accept()?.restore()?;
-    // From here on this process serves: an error would say that the other one does.
-    turn.take()?;
+    let arrival = Call::connect(door, &[])?.arrive(&MANIFEST)?;
+    let (registry, count, files) = registry();
+    // What does not fit is refused, and the predecessor told why.
+    let (mut restored, turn) = arrival.restore(&registry)?;
     let count = restored.take(&count).ok_or("no count")?.try_into().map_err(|_| "a count of another size")?;
-    let inbox = restored.take(&files).and_then(|mut files| files.take(INBOX)).ok_or("no inbox")?;
+    let mut files = restored.take(&files).ok_or("no files")?;
+    let mut file = |token| files.take(token).ok_or("a file is missing");
+    let (inbox, door) = (UnixDatagram::from(file(INBOX)?), Door::from(file(DOOR)?));
+    // All that can fail was before: from here on this process serves. An error would say that the other one does.
+    turn.take()?;
     restored.finish().1?;
 
-    let mut service = Service { inbox: UnixDatagram::from(inbox), count: u64::from_le_bytes(count), open: true };
-    assert!(rustix::fs::fcntl_getfl(service.inbox.as_fd())?.contains(rustix::fs::OFlags::NONBLOCK));
+    let mut service = Service { inbox, door, count: u64::from_le_bytes(count), open: true };
     service.serve();
     println!("successor: counted {}", service.count);
     // Twice ten, and the two that were sent meanwhile.

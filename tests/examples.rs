@@ -78,7 +78,7 @@ fn a_service_outlives_a_successor_that_dies_and_is_replaced_by_the_next() {
     let text = says("upgrade");
     let lines = [
         "predecessor: counted 10",
-        "predecessor: still serving, deliver: peer-closed: accepted: a process that has ended",
+        "predecessor: still serving, deliver: peer-closed: found a process that has ended, expected accepted",
         "predecessor: counted 21",
     ];
     in_order(&text, &lines);

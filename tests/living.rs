@@ -205,11 +205,11 @@ fn a_keeper_ends_when_the_successor_takes_over() {
 #[test]
 fn a_keeper_goes_on_when_the_successor_does_not() {
     for (how, why) in [
-        ("dies", "peer-closed: accepted: a process that has ended"),
-        ("dies restored", "peer-closed: accepted: a process that has ended"),
+        ("dies", "peer-closed: found a process that has ended, expected accepted"),
+        ("dies restored", "peer-closed: found a process that has ended, expected accepted"),
         ("refuses", "refused: successor: not today"),
-        ("stalls", "late: accepted: nothing"),
-        ("stops", "late: accepted: nothing"),
+        ("stalls", "late: found nothing within "),
+        ("stops", "late: found nothing within "),
         ("is over budget", "budget: blackout: found "),
     ] {
         let said = kept(how);

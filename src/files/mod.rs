@@ -74,8 +74,8 @@ pub(crate) use shown::details;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -104,6 +104,12 @@ pub struct Rejected {
     pub fault: Fault,
     /// The file, open as before.
     pub file: OwnedFd,
+}
+
+impl From<Rejected> for Fault {
+    fn from(rejected: Rejected) -> Self {
+        rejected.fault
+    }
 }
 
 /// Open files by token.
@@ -161,6 +167,8 @@ pub struct Files {
     inodes: BTreeMap<(u64, u64), u64>,
     /// Whether the next kernel made them anew: not the open files that were handed over, but others like them.
     reborn: bool,
+    /// Tokens of those that came before the table was written: one that is not in it was taken back meanwhile.
+    ahead: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -241,6 +249,12 @@ impl Files {
     #[must_use]
     pub fn retrieved(files: impl IntoIterator<Item = (u64, OwnedFd)>) -> Self {
         Files { reborn: true, ..Self::received(files) }
+    }
+
+    /// These came ahead of the handover.
+    pub(crate) fn ahead(mut self, tokens: BTreeSet<u64>) -> Self {
+        self.ahead = tokens;
+        self
     }
 
     /// The file of that token.
@@ -371,13 +385,14 @@ pub fn read<M: Memory>(node: &mut Node<'_, M>) -> Result<BTreeMap<u64, Record>, 
 pub struct FilesNode;
 
 impl<M: Memory + Beside> Check<M> for FilesNode {
-    type Checked = ();
+    /// Tokens of files that came ahead of the handover and were taken back since.
+    type Checked = Vec<u64>;
 
     fn compat(&self) -> CompatList<'static> {
         MADE_OF
     }
 
-    fn check(&self, node: &mut Node<'_, M>) -> Result<(), Fault> {
+    fn check(&self, node: &mut Node<'_, M>) -> Result<Vec<u64>, Fault> {
         let records = read(node)?;
         let came = node.source().files();
         let mut wrong = Vec::new();
@@ -390,27 +405,30 @@ impl<M: Memory + Beside> Check<M> for FilesNode {
                 wrong.push(fault.within(&format!("files[{token:#x}]")));
             }
         }
-        for (token, _) in came.iter().filter(|(token, _)| !records.contains_key(token)) {
+        let taken_back = |token: &u64| came.ahead.contains(token);
+        for (token, _) in came.iter().filter(|(token, _)| !records.contains_key(token) && !taken_back(token)) {
             wrong.push(
                 Fault::new(Code::FileIdentity).item(format!("files[{token:#x}]")).found("a file that no record names"),
             );
         }
+        let taken_back = came.ahead.iter().copied().filter(|token| !records.contains_key(token)).collect();
         wrong.into_iter().for_each(|fault| node.report(fault));
-        Ok(())
+        Ok(taken_back)
     }
 }
 
 impl<M: Memory + Beside> Component<M> for FilesNode {
-    type Prepared = ();
+    type Prepared = Vec<u64>;
     /// The files. Each is close-on-exec, whatever it was before.
     type Restored = Files;
 
-    fn prepare(&self, (): (), _: &mut M) -> Result<(), Fault> {
-        Ok(())
+    fn prepare(&self, taken_back: Vec<u64>, _: &mut M) -> Result<Vec<u64>, Fault> {
+        Ok(taken_back)
     }
 
-    fn commit(&self, (): (), memory: &mut M) -> Files {
-        let files = core::mem::take(memory.files_mut());
+    fn commit(&self, taken_back: Vec<u64>, memory: &mut M) -> Files {
+        let mut files = core::mem::take(memory.files_mut());
+        taken_back.into_iter().for_each(|token| drop(files.take(token)));
         for (_, file) in files.iter() {
             // Transports set it when they receive; of an open descriptor it cannot fail.
             let _ = rustix::io::fcntl_setfd(file, rustix::io::FdFlags::CLOEXEC);

@@ -98,7 +98,7 @@ codes! {
     Reserved = "reserved", Corrupt, Error, "a reserved field that must be zero is not";
     Text = "text", Corrupt, Error, "a name or string that is empty, not terminated or not text";
     ForeignEndian = "foreign-endian", Unsupported, Error, "written by a big-endian machine";
-    Refused = "refused", Unsupported, Error, "this writer does not write such a thing, because a reader would trip over it";
+    Refused = "refused", Unsupported, Error, "somebody says no, and why: a writer to what a reader would trip over, another process, a hook";
     PageSize = "page-size", Unsupported, Error, "pages of another size than this machine or reader has";
     ImageHeader = "image-header", Corrupt, Error, "the header of a memory image contradicts itself";
 

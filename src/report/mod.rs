@@ -272,6 +272,13 @@ impl Findings {
     }
 }
 
+#[cfg(feature = "std")]
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Fault::new(Code::Io).found(error)
+    }
+}
+
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, finding) in self.kept.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! An arena and the files that travel beside it: the memory of a handover between processes.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -90,7 +90,19 @@ impl Outgoing<Bundle> {
         self.memory_mut().files.add(token, file)
     }
 
-    /// Takes back a file that was added.
+    /// Adds a second descriptor of a file: as [`preserve_file`](Outgoing::preserve_file), for one that the program goes on
+    /// with.
+    ///
+    /// # Errors
+    /// As [`Files::add`], and [`Code::Io`](crate::report::Code::Io) when there can be no further descriptor.
+    pub fn lend_file(&mut self, token: u64, file: impl AsFd) -> Result<(), Fault> {
+        let file = crate::files::duplicate(file)?;
+        Ok(self.preserve_file(token, file)?)
+    }
+
+    /// Takes back a file that was added; also one that was sent ahead, while the program served
+    /// ([`Upgrade::prepare`](super::Upgrade::prepare)): the successor drops it. A file that comes in its place needs a token
+    /// of its own.
     pub fn unpreserve_file(&mut self, token: u64) -> Option<OwnedFd> {
         self.memory_mut().files.take(token)
     }

@@ -54,8 +54,8 @@ pub(super) struct Opposite {
 pub(super) enum Decided {
     /// This side. The baton is marked. Why, as far as it is a predecessor's.
     Ours(Fault),
-    /// The other one.
-    Theirs,
+    /// The other one; what it said of it, as far as it is a successor that hears that.
+    Theirs(Fault),
 }
 
 /// While the other side has the baton and does not serve yet, one looks again so often.
@@ -76,8 +76,9 @@ pub(super) fn predecessor(
     report: &mut Report,
 ) -> Result<Decided, Fault> {
     let mut machine = Machine::new(Side::Predecessor);
-    let mut until = later(patience.accept);
-    let mut why = Fault::new(Code::Late).item("accepted").found("nothing");
+    let first = within(patience.accept, budget, report);
+    let mut until = later(first);
+    let mut why = silent(first, phase(false));
     let mut accepted = false;
     run(opposite, &mut machine, &mut until, |machine, event| match event {
         Happened::Said(message) => match message.kind {
@@ -93,9 +94,9 @@ pub(super) fn predecessor(
                     why = over_budget(dark, budget);
                 } else {
                     accepted = true;
-                    why = Fault::new(Code::Late).item("committed").found("nothing");
+                    why = silent(patience.commit, phase(true));
                 }
-                (Event::Heard(Word::Accepted), patience.commit)
+                (Event::Heard(Word::Accepted), within(patience.commit, budget, report))
             }
             COMMITTED => {
                 report.replace_text(Whose::Successor, &message.whole());
@@ -112,20 +113,38 @@ pub(super) fn predecessor(
             }
         },
         Happened::Closed => {
-            why = Fault::new(Code::PeerClosed).item(phase(accepted)).found("the end of the connection");
+            why = Fault::new(Code::PeerClosed).found("the end of the connection").expected(phase(accepted));
             (Event::Closed, patience.commit)
         }
         Happened::Dead => {
-            why = Fault::new(Code::PeerClosed).item(phase(accepted)).found("a process that has ended");
+            why = Fault::new(Code::PeerClosed).found("a process that has ended").expected(phase(accepted));
             (Event::Dead, patience.commit)
         }
-        Happened::Late => (Event::Late, patience.commit),
+        Happened::Late => {
+            let dark = report.dark();
+            if let Some(budget) = budget.filter(|budget| dark > *budget) {
+                why = over_budget(dark, budget);
+            }
+            (Event::Late, patience.commit)
+        }
     })
-    .map(|ours| if ours { Decided::Ours(why.clone()) } else { Decided::Theirs })
+    .map(|ours| if ours { Decided::Ours(why.clone()) } else { Decided::Theirs(why.clone()) })
 }
 
 fn phase(accepted: bool) -> &'static str {
     if accepted { "committed" } else { "accepted" }
+}
+
+/// Nothing was said in that time.
+fn silent(time: Duration, expected: &str) -> Fault {
+    Fault::new(Code::Late).found(format_args!("nothing within {time:.1?}")).expected(expected)
+}
+
+/// That time, or less where the blackout would be longer than it may be.
+pub(super) fn within(time: Duration, budget: Option<Duration>, report: &Report) -> Duration {
+    // One look more than the budget, which is then exceeded.
+    let left = |budget: Duration| budget.saturating_sub(report.dark()).saturating_add(Duration::from_micros(100));
+    budget.map_or(time, |budget| left(budget).min(time))
 }
 
 pub(super) fn over_budget(dark: Duration, budget: Duration) -> Fault {
@@ -145,7 +164,7 @@ pub(super) fn successor(opposite: &Opposite, patience: Duration, report: &Report
     let text = report.to_text(Whose::Successor);
     // One that cannot be told is found to be gone below.
     let _ = opposite.line.say(ACCEPTED, &[text.as_bytes()], Wait::for_(patience));
-    let mut why = Fault::new(Code::PeerServes).item("predecessor").found("the predecessor, which goes on");
+    let mut why = Fault::new(Code::PeerServes).item("predecessor").found("a process that goes on");
     let ours = run(opposite, &mut machine, &mut until, |_, event| {
         let event = match event {
             Happened::Said(message) if message.kind == COMMIT => Event::Heard(Word::Commit),
@@ -159,7 +178,7 @@ pub(super) fn successor(opposite: &Opposite, patience: Duration, report: &Report
         };
         (event, patience)
     })?;
-    Ok(if ours { Decided::Ours(why) } else { Decided::Theirs })
+    Ok(if ours { Decided::Ours(why) } else { Decided::Theirs(why) })
 }
 
 /// Runs the machine to its end; whether this side goes on. `hear` says what an event means, and how long to wait for the

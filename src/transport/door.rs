@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
@@ -58,8 +58,13 @@ pub struct Peer {
 /// [`Door::allow`]. The socket has mode 0600. One at a time: another one is told so, and closed, as long as a [`Caller`]
 /// of this door lives.
 ///
-/// A door is a listening socket like others, and can be handed over: then the path stays where it is
-/// ([`Door::from`] the descriptor).
+/// Users who are allowed must also get through the mode and the folder of the path: `chmod` or `chgrp` it. And they must
+/// [trust](Call::connect) this user.
+///
+/// # The door of the successor
+/// A door is a listening socket like others, and is handed over like any file, in
+/// [`Upgrade::prepare`](super::Upgrade::prepare): the path stays where it is, and the successor makes a `Door` of the
+/// descriptor. To bind the path anew would fail as long as the predecessor has not ended.
 #[derive(Debug)]
 pub struct Door {
     socket: OwnedFd,
@@ -107,12 +112,16 @@ impl Door {
     /// The next caller, if there is one. Does not wait: poll the door.
     ///
     /// # Errors
+    /// An error is about one caller: say it somewhere, and go on.
     /// [`Code::PeerUser`] for a user who is not let in and [`Code::PeerBusy`] while another caller is served: both are told
     /// so and closed, and the door is as before. [`Code::Io`].
     pub fn accept(&self) -> Result<Option<Caller>, Fault> {
         let io = |errno: Errno| Fault::new(Code::Io).item("accept").found(errno);
-        // A successor that did not take over may have listened in between: then those who connect are told of that one.
-        let _ = rustix::net::listen(&self.socket, BACKLOG);
+        // Who listened last is whom the kernel names to those who connect: a predecessor that handed the door over, or a
+        // successor that accepted before its turn.
+        if sys::peer(self.socket.as_fd()).is_ok_and(|[pid, ..]| pid != std::process::id()) {
+            let _ = rustix::net::listen(&self.socket, BACKLOG);
+        }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = match rustix::io::retry_on_intr(|| rustix::net::accept_with(&self.socket, flags)) {
             Ok(socket) => socket,
@@ -154,15 +163,21 @@ impl From<Door> for OwnedFd {
 
 /// A door that was handed over, or inherited. Whom it lets in beside this user must be said again.
 ///
-/// After [`Turn::take`](super::Turn::take), and not before: the kernel names this process to those who connect from then
-/// on, and a predecessor that goes on would have a door that leads to another one, until it
-/// [accepts](Door::accept) again.
+/// [Accept](Door::accept) only after [`Turn::take`](super::Turn::take): from then on the kernel names this process to those
+/// who connect. Who connected before, and finds the process gone that had the door, [connects](Call::connect) again by
+/// itself.
 impl From<OwnedFd> for Door {
     fn from(socket: OwnedFd) -> Self {
-        // Whoever listened last is whom the kernel names to those who connect from now on.
-        let _ = rustix::net::listen(&socket, BACKLOG);
         Door { socket, allowed: Vec::new(), busy: Arc::default() }
     }
+}
+
+/// From the end of a process that handed its door over until its successor accepts, at most.
+const GAP: Duration = Duration::from_secs(5);
+
+fn nobodys_door() -> Fault {
+    let fault = Fault::new(Code::PeerClosed).item("door").found("one of a process that has ended");
+    fault.expected("to connect anew, to the process that has the door now")
 }
 
 /// As long as it lives, the door has a caller.
@@ -207,9 +222,22 @@ impl Caller {
         self.peer
     }
 
+    /// Whether it has said what it reads. A program of one thread waits for that in its own loop
+    /// ([`AsFd`]: when it is readable), so that nobody who connects and says nothing holds it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        socket::recv_peek(self.line.as_fd(), &mut [0]).is_ok()
+    }
+
     /// Refuses, and says why.
     pub fn refuse(self, why: &str) {
         let _ = self.line.say(REFUSED, &[why.as_bytes()], Wait::Never);
+    }
+}
+
+impl AsFd for Caller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.line.as_fd()
     }
 }
 
@@ -239,16 +267,23 @@ impl Call {
             };
             Fault::new(code).item(path.to_string_lossy().into_owned()).found(errno)
         };
-        let socket = new_socket().map_err(io)?;
-        rustix::net::connect(&socket, &address(path).map_err(io)?).map_err(io)?;
-        let line = Line::of(socket)?;
-        let peer = peer_of(line.as_fd())?;
-        if !is_let_in(peer.uid, users) {
-            return Err(stranger(peer));
+        let until = Instant::now().checked_add(GAP).unwrap_or_else(Instant::now);
+        loop {
+            let socket = new_socket().map_err(io)?;
+            rustix::net::connect(&socket, &address(path).map_err(io)?).map_err(io)?;
+            let line = Line::of(socket)?;
+            let peer = peer_of(line.as_fd())?;
+            if !is_let_in(peer.uid, users) {
+                return Err(stranger(peer));
+            }
+            match sys::peer_process(line.as_fd(), peer.pid) {
+                Ok(process) if !has_ended(process.as_fd(), Duration::ZERO) => return Ok(Call::new(line, process)),
+                Ok(_) if Instant::now() >= until => return Err(nobodys_door()),
+                Err(error) if Instant::now() >= until => return Err(Fault::new(Code::Io).item("pidfd").found(error)),
+                // It was handed over, and who has it now has not accepted yet.
+                _ => std::thread::sleep(Duration::from_millis(2)),
+            }
         }
-        let process = sys::peer_process(line.as_fd(), peer.pid)
-            .map_err(|error| Fault::new(Code::Io).item("pidfd").found(error))?;
-        Ok(Call::new(line, process))
     }
 
     /// The other end of [`Caller::pair`], by the number of a descriptor that this process inherited: as [`Call::of`].
@@ -326,8 +361,7 @@ impl Call {
         // A door that was handed over names who listened when this process connected. To take that one's end for the end
         // of the one that speaks would be to serve beside it.
         if has_ended(process.as_fd(), Duration::ZERO) {
-            let fault = Fault::new(Code::PeerClosed).item("door").found("one of a process that has ended");
-            return Err(fault.expected("to connect anew, to the process that has the door now"));
+            return Err(nobodys_door());
         }
 
         let mut early = line.hear_files(*most, Wait::for_(patience.prepare))?;
@@ -342,6 +376,7 @@ impl Call {
             _ => fault,
         })?;
         Report::begin();
+        parcel.ahead = early.iter().map(|(token, _)| *token).collect();
         early.append(&mut parcel.files);
         unique(&early)?;
         parcel.files = early;

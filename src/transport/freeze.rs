@@ -6,8 +6,8 @@ use crate::report::{Code, Fault};
 use crate::trace::Stopwatch;
 
 /// Freezes a part, until that time.
-type Freeze<S> = Box<dyn Fn(&mut S, Instant) -> Result<(), String>>;
-type Unfreeze<S> = Box<dyn Fn(&mut S)>;
+type Freeze<S> = Box<dyn Fn(&mut S, Instant) -> Result<(), String> + Send + Sync>;
+type Unfreeze<S> = Box<dyn Fn(&mut S) + Send + Sync>;
 
 /// A part of a program that must stand still while its state is preserved: a listener, workers, a device.
 ///
@@ -74,14 +74,14 @@ impl<S> Part<S> {
 
     /// Brings it to a standstill, until that time, or says why it cannot.
     #[must_use]
-    pub fn freeze(mut self, hook: impl Fn(&mut S, Instant) -> Result<(), String> + 'static) -> Self {
+    pub fn freeze(mut self, hook: impl Fn(&mut S, Instant) -> Result<(), String> + Send + Sync + 'static) -> Self {
         self.freeze = Box::new(hook);
         self
     }
 
     /// Lets it go on. It is called also after a freeze that failed, was late or panicked, and must undo whatever that did.
     #[must_use]
-    pub fn unfreeze(mut self, hook: impl Fn(&mut S) + 'static) -> Self {
+    pub fn unfreeze(mut self, hook: impl Fn(&mut S) + Send + Sync + 'static) -> Self {
         self.unfreeze = Box::new(hook);
         self
     }

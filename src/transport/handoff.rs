@@ -19,7 +19,7 @@ use super::report::{Report, Whose};
 use super::turn::{Before, Ours, Turn};
 use super::{Bundle, Cargo, ExecError, Other, Parcel, Program, Ticket, keeper};
 use crate::files::{Beside as _, Files, Kind};
-use crate::handover::{Finished, Incoming, Outgoing, Unfinished, Verdict};
+use crate::handover::{Finished, Incoming, Outgoing, Registry, Restored, Unfinished, Verdict};
 use crate::mem::{Arena, PhysAddr};
 use crate::report::{Code, Fault};
 
@@ -155,6 +155,43 @@ pub struct Arrival {
 }
 
 impl Arrival {
+    /// Plans, accepts and restores, by what this program understands; where that fails, [refuses](Turn::refuse) in the words
+    /// that were found. What is left to do is to take the values, to look at them, and to [take](Turn::take) the turn.
+    ///
+    /// ```no_run
+    /// use kho::handover::Registry;
+    /// use kho::payload::BytesNode;
+    /// use kho::transport::Call;
+    /// # const STATE: kho::compat::CompatList<'static> = kho::compat::CompatList::new(kho::compat::Compat::new("s", 1), &[]);
+    /// # kho::manifest! { static MANIFEST = [both("state", &[STATE])]; }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut registry = Registry::of(&MANIFEST);
+    /// let state = registry.read("state", BytesNode { made_of: STATE, limit: 8 });
+    /// let arrival = Call::connect("/run/service/upgrade", &[])?.arrive(&MANIFEST)?;
+    /// let (mut restored, turn) = arrival.restore(&registry)?;
+    /// let state: [u8; 8] = restored.take(&state).ok_or("no state")?.try_into().map_err(|_| "a state of another size")?;
+    /// turn.take()?;
+    /// # let _ = state;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What was found. The predecessor goes on then, or the handover is in the error, where nobody does.
+    pub fn restore(self, registry: &Registry<Bundle>) -> Result<(Restored<Bundle>, Turn), NotRestored> {
+        let Arrival { incoming, turn, .. } = self;
+        let (reason, incoming) = match incoming.plan(registry).accept() {
+            Err(refused) => (refused.findings.to_string(), refused.incoming),
+            Ok(accepted) => match accepted.restore() {
+                Ok(restored) => return Ok((restored, turn)),
+                Err(failed) => (failed.to_string(), failed.incoming),
+            },
+        };
+        let left = turn.refuse(incoming, &reason).err();
+        Err(NotRestored { reason, left })
+    }
+
     /// The handover that was left for this process; none when it was started otherwise. Once in a process.
     ///
     /// In a process that was started as a [keeper](super::Exec::kept) it returns only when that process goes on with the
@@ -204,7 +241,7 @@ impl Arrival {
     ) -> Result<Self, NotTaken> {
         match open(&parcel.arena, parcel.nonce) {
             Ok((arena, root)) => {
-                let Parcel { stamp_ns, files, ticket, reason, .. } = parcel;
+                let Parcel { stamp_ns, files, ticket, reason, ahead, .. } = parcel;
                 let ours = Ours::default();
                 let mut report = report;
                 report.add(Whose::Successor, "arrive", monotonic_ns().saturating_sub(stamp_ns));
@@ -215,8 +252,9 @@ impl Arrival {
                     }
                 };
                 let waits = matches!(before, Before::Process { .. });
-                let bundle = Bundle::of(arena, Files::received(files)).held_by(waits.then(|| ours.clone()));
-                let turn = Turn { before, ours, report };
+                let bundle =
+                    Bundle::of(arena, Files::received(files).ahead(ahead)).held_by(waits.then(|| ours.clone()));
+                let turn = Turn::new(before, ours, report);
                 Ok(Arrival { incoming: Incoming::new(bundle, root), turn, reason, left_at: stamp_ns })
             }
             Err(fault) => {
@@ -243,6 +281,17 @@ pub(super) fn open(arena: &OwnedFd, nonce: u64) -> Result<(Arena, PhysAddr), Fau
     let unfinished = || Fault::new(Code::NoHandover).item("fdt_addr").found("an arena that was not finished");
     let (root, _) = arena.root().ok_or_else(unfinished)?;
     Ok((arena, root))
+}
+
+/// A handover was refused, or could not be restored.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct NotRestored {
+    /// Why, in the words of the plan.
+    pub reason: String,
+    /// The handover, where nobody goes on with it: why nobody does, and the handover as it came. None when the predecessor
+    /// or its keeper was told.
+    pub left: Option<(ExecError, Incoming<Bundle>)>,
 }
 
 /// Something arrived that is not a handover which can be read here.

@@ -39,6 +39,9 @@ use crate::trace::Stopwatch;
 ///
 /// With a [keeper](Exec::kept) it is safe against a successor that dies: the keeper goes on. Without one, a successor that
 /// refuses can come back by the ticket, and one that dies is lost.
+///
+/// [`Upgrade::run`](super::Upgrade::run) comes back with `Ok` only in one case: exec failed, and the keeper has begun to
+/// serve meanwhile. Then this process ends.
 #[derive(Debug)]
 pub struct Exec<'a> {
     program: &'a Program,
@@ -118,7 +121,7 @@ impl Way for Exec<'_> {
         let bundle = finished.memory();
         if let Some(keeper) = &self.keeper {
             let other = Other { baton: keeper.0.baton.as_fd(), process: own.as_fd(), line: None };
-            let wait = Wait::for_(leaving.patience.prepare);
+            let wait = Wait::for_(decide::within(leaving.patience.accept, leaving.budget, report));
             if let Err(fault) = living::send(&keeper.0.line, bundle, &BTreeSet::new(), other, &text, wait) {
                 return keeper.give_up(leaving, fault.within("keeper"), finished, report);
             }
@@ -249,11 +252,13 @@ pub(super) fn keep(socket: OwnedFd) -> Result<Arrival, NotTaken> {
             if !line::has_ended(opposite.process.as_fd(), Duration::from_millis(200)) {
                 living::end(opposite.process.as_fd());
             }
+            // What the successor measured is of a handover that was not.
+            report.forget(Whose::Successor);
             parcel.reason = Some(format!("{why} (after {:.1?})", start.elapsed()));
             report.ends();
             Arrival::with(parcel, report, None)
         }
-        Ok(Decided::Theirs) | Err(_) => sys::exit(),
+        Ok(Decided::Theirs(_)) | Err(_) => sys::exit(),
     }
 }
 

@@ -76,7 +76,8 @@ impl Way for Caller {
         Report::begin();
         let text = report.to_text(Whose::Predecessor);
         let other = Other { baton: baton.as_fd(), process: process.as_fd(), line: None };
-        let sent = send(&self.line, finished.memory(), &self.early, other, &text, Wait::for_(leaving.patience.accept));
+        let time = decide::within(leaving.patience.accept, leaving.budget, report);
+        let sent = send(&self.line, finished.memory(), &self.early, other, &text, Wait::for_(time));
         watch.event("deliver", "/");
         let Caller { line, process: Some(process), known, busy: _busy, .. } = self else {
             return Err((Fault::new(Code::PeerClosed).item("process").found("a process that is not known"), finished));
@@ -102,7 +103,7 @@ impl Way for Caller {
                 Err((fault, finished))
             }
             // A baton that cannot be read any more may be theirs.
-            Ok(Decided::Theirs) | Err(_) => left(report),
+            Ok(Decided::Theirs(_)) | Err(_) => left(report),
         }
     }
 }

@@ -6,10 +6,11 @@
 //! |---|---|---|
 //! | exec | `upgrade.run(.., Exec::new(&program))`: [`Exec`] | [`Arrival::take`] |
 //! | exec with a keeper | `Exec::new(&program).kept(&ticket)` | [`Arrival::take`] |
-//! | unix socket | `upgrade.run(.., door.accept()?)`: [`Door`], [`Caller`] | `Call::connect(path, &[])?.arrive(&MANIFEST)`: [`Call`] |
+//! | unix socket | `upgrade.run(.., caller)`, of `door.accept()`: [`Door`], [`Caller`] | `Call::connect(path, &[])?.arrive(&MANIFEST)`: [`Call`] |
 //! | session | `upgrade.run(.., InSession::new(session))`: [`InSession`] | [`Arrival::of_session`] |
 //!
-//! The successor plans, accepts and restores, and then takes its [`Turn`]: from there on it serves, and nobody else.
+//! The successor plans, accepts and restores, looks at what it got, and then takes its [`Turn`]: from there on it serves,
+//! and nobody else.
 //!
 //! ```no_run
 //! use kho::handover::Registry;
@@ -17,11 +18,11 @@
 //! # kho::manifest! { static MANIFEST = []; }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // What arrived is looked at, and nothing is changed.
+//! // What arrived is looked at, and nothing is changed. What does not fit is refused, in the words of the plan.
 //! let arrival = Call::connect("/run/service/upgrade", &[])?.arrive(&MANIFEST)?;
-//! let restored = arrival.incoming.plan(&Registry::of(&MANIFEST)).accept()?.restore()?;
-//! // Now, or never: an error says that the predecessor goes on.
-//! println!("{}", arrival.turn.take()?);
+//! let (restored, turn) = arrival.restore(&Registry::of(&MANIFEST))?;
+//! // Take all values, and check them; the last thing that may fail comes before this line.
+//! println!("{}", turn.take()?);
 //! let (bundle, released) = restored.finish();
 //! released?;
 //! # Ok(())
@@ -148,6 +149,7 @@ mod ticket;
 mod turn;
 mod upgrade;
 
+use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::files::Kind;
@@ -159,7 +161,7 @@ pub use decide::Patience;
 pub use door::{Call, Caller, Door, Peer};
 pub use exec::{ExecError, Program, VARIABLE};
 pub use freeze::Part;
-pub use handoff::{Arrival, NotReplaced, NotTaken, WayBack};
+pub use handoff::{Arrival, NotReplaced, NotRestored, NotTaken, WayBack};
 pub use keeper::{Exec, Keeper};
 pub use line::UPGRADE;
 pub use parcel::COMPAT;
@@ -257,6 +259,8 @@ pub struct Parcel {
     /// What the predecessor measured.
     pub report: Option<String>,
     other: Option<Other<OwnedFd>>,
+    /// Tokens of the files that came before it.
+    ahead: BTreeSet<u64>,
 }
 
 impl Parcel {

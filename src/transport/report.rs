@@ -100,8 +100,13 @@ impl Report {
 
     /// What the other side tells anew, with what it told before in it.
     pub(super) fn replace_text(&mut self, of: Whose, text: &str) {
-        self.timings.retain(|timing| timing.of != of);
+        self.forget(of);
         self.add_text(of, text);
+    }
+
+    /// Drops what that side measured.
+    pub(super) fn forget(&mut self, of: Whose) {
+        self.timings.retain(|timing| timing.of != of);
     }
 
     /// What the other side told. Lines that are none are passed over: nothing depends on them.

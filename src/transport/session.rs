@@ -424,7 +424,7 @@ impl Arrival {
                 let ours = Ours::default();
                 incoming = incoming.map(|bundle| bundle.held_by(Some(ours.clone())));
                 let before = Before::Session { session: Box::new(session), since: left_at };
-                let turn = Turn { before, ours, report: Report::default() };
+                let turn = Turn::new(before, ours, Report::default());
                 Ok(Arrival { incoming, turn, reason: None, left_at })
             }
             Err(fault) => Err(Box::new(NotRetrieved { fault, session })),

@@ -1,5 +1,6 @@
 //! A parcel through a unix socket of type SOCK_SEQPACKET.
 
+use std::collections::BTreeSet;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -217,6 +218,7 @@ pub(super) fn receive(socket: BorrowedFd<'_>, most: usize, wait: Wait) -> Result
                 reason: raw.reason,
                 report: raw.report,
                 other: raw.other,
+                ahead: BTreeSet::new(),
             });
         }
     }

@@ -54,40 +54,58 @@ pub(super) enum Before {
 /// Until then the predecessor, or its [keeper](super::Keeper), may go on with the same handover: so nothing of it is
 /// changed, and no request is answered. Its memory refuses to allocate and to write till then, and
 /// [`Restored::finish`](crate::handover::Restored::finish) refuses, too. Dropped, it is a refusal.
+///
+/// Descriptors are the predecessor's own open files: do not read, write, seek, accept, change flags or epolls with them
+/// before. Mapping and looking is fine.
 #[derive(Debug)]
 #[must_use = "a turn that is dropped is a refusal"]
 pub struct Turn {
-    pub(super) before: Before,
-    pub(super) ours: Ours,
-    pub(super) report: Report,
+    /// None once it is taken or refused.
+    before: Option<Before>,
+    ours: Ours,
+    report: Report,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(Before::Process { opposite, .. }) = &self.before {
+            let why = if std::thread::panicking() { "it panicked" } else { "it gave up before it had taken over" };
+            // One that does not listen finds this process gone, or the line closed.
+            let _ = opposite.line.say(REFUSED, &[why.as_bytes()], Wait::Never);
+        }
+    }
 }
 
 impl Turn {
-    /// Takes over. Everything is restored before; from here on this process serves, and no other one.
+    pub(super) const fn new(before: Before, ours: Ours, report: Report) -> Self {
+        Turn { before: Some(before), ours, report }
+    }
+
+    /// Takes over. Everything is restored before; from here on this process serves, and no other one. What can fail comes
+    /// before this call: behind it nobody goes on instead.
     ///
     /// The predecessor is told that all is accepted, and says whether it is in time. Where it died, or is silent, this
     /// process takes over too: exactly one goes on. A session is finished.
     ///
     /// # Errors
-    /// [`Code::PeerServes`]: the predecessor goes on. Drop everything and end, without having changed anything.
+    /// [`Code::PeerServes`]: the predecessor goes on, with what it said of it. Drop everything and end, without having
+    /// changed anything; the same for any other fault (a baton that cannot be read): this process must not serve.
     /// [`Code::Io`]: the kernel does not finish the session, which stays open until this process ends.
     pub fn take(mut self) -> Result<Report, Fault> {
         self.report.gather(Whose::Successor);
-        match self.before {
-            Before::Nobody(_) => self.report.ends(),
-            Before::Session { session, since } => {
+        match self.before.take() {
+            None | Some(Before::Nobody(_)) => self.report.ends(),
+            Some(Before::Session { session, since }) => {
                 session.finish().map_err(|(_, refused)| Fault::new(Code::Io).item("session").found(refused))?;
                 self.report.blackout = Some(session::now().saturating_sub(since));
             }
-            Before::Process { opposite, patience, keeper } => {
+            Some(Before::Process { opposite, patience, keeper }) => {
                 match decide::successor(&opposite, patience, &self.report)? {
                     Decided::Ours(_) => {
                         self.report.ends();
                         decide::tell(&opposite.line, Word::Committed, &self.report.to_text(Whose::Successor));
                     }
-                    Decided::Theirs => {
-                        return Err(Fault::new(Code::PeerServes).item("predecessor").found("a process that goes on"));
-                    }
+                    Decided::Theirs(fault) => return Err(fault),
                 }
                 if keeper {
                     super::keeper::reap(opposite.process);
@@ -95,7 +113,7 @@ impl Turn {
             }
         }
         self.ours.set();
-        Ok(self.report)
+        Ok(std::mem::take(&mut self.report))
     }
 
     /// Refuses, and says why: the predecessor goes on with the handover, which must be as it came.
@@ -106,11 +124,11 @@ impl Turn {
     ///
     /// # Errors
     /// Nobody goes on instead; with the handover.
-    pub fn refuse(self, incoming: Incoming<Bundle>, reason: &str) -> Result<(), (ExecError, Incoming<Bundle>)> {
-        match self.before {
-            Before::Nobody(Some(back)) => Err(back.go(incoming, reason)),
-            Before::Nobody(None) | Before::Session { .. } => Err((ExecError::NoTicket, incoming)),
-            Before::Process { opposite, .. } => {
+    pub fn refuse(mut self, incoming: Incoming<Bundle>, reason: &str) -> Result<(), (ExecError, Incoming<Bundle>)> {
+        match self.before.take() {
+            Some(Before::Nobody(Some(back))) => Err(back.go(incoming, reason)),
+            None | Some(Before::Nobody(None) | Before::Session { .. }) => Err((ExecError::NoTicket, incoming)),
+            Some(Before::Process { opposite, .. }) => {
                 // One that does not listen finds this process gone.
                 let _ = opposite.line.say(REFUSED, &[reason.as_bytes()], Wait::for_(Duration::from_secs(1)));
                 Ok(())
@@ -122,17 +140,17 @@ impl Turn {
     #[must_use]
     pub const fn back(&self) -> Option<&WayBack> {
         match &self.before {
-            Before::Nobody(back) => back.as_ref(),
-            Before::Process { .. } | Before::Session { .. } => None,
+            Some(Before::Nobody(back)) => back.as_ref(),
+            _ => None,
         }
     }
 
     /// The session in which the handover came, which still has everything: for another try, or another program.
     #[must_use]
-    pub fn into_session(self) -> Option<RetrievedSession> {
-        match self.before {
-            Before::Session { session, .. } => Some(*session),
-            Before::Nobody(_) | Before::Process { .. } => None,
+    pub fn into_session(mut self) -> Option<RetrievedSession> {
+        match self.before.take() {
+            Some(Before::Session { session, .. }) => Some(*session),
+            _ => None,
         }
     }
 

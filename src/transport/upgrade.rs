@@ -44,8 +44,8 @@ use crate::trace::Stopwatch;
 /// let door = Door::bind("/run/service/upgrade")?;
 /// let mut bundle = Bundle::new(1 << 30)?;
 /// loop {
-///     // Serve, until somebody is at the door.
-///     let Some(caller) = door.accept()? else { continue };
+///     // Serve, until somebody is at the door. An error is about one caller.
+///     let Ok(Some(caller)) = door.accept().inspect_err(|fault| eprintln!("{fault}")) else { continue };
 ///     match upgrade.run(&mut service, bundle, caller) {
 ///         Ok(left) => return Ok(println!("{}", left.report)),
 ///         Err(stayed) => {
@@ -65,7 +65,7 @@ pub struct Upgrade<S> {
     patience: Patience,
 }
 
-type Step<S> = Box<dyn Fn(&mut S, &mut Outgoing<Bundle>) -> Result<(), Fault>>;
+type Step<S> = Box<dyn Fn(&mut S, &mut Outgoing<Bundle>) -> Result<(), Fault> + Send + Sync>;
 
 impl<S> std::fmt::Debug for Upgrade<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -129,7 +129,9 @@ pub struct Leaving<'a> {
     pub(super) budget: Option<Duration>,
 }
 
-/// Another process serves now. This one has nothing more to do, and must not answer any request.
+/// Another process serves now. This one has nothing more to do, and must not answer any request: end it, by
+/// `std::process::exit` where a destructor would act on something that both have (shut a socket down, unlink a path, free a
+/// lock).
 #[derive(Debug)]
 #[must_use = "this process must end"]
 pub struct Left {
@@ -170,20 +172,27 @@ impl<S> Upgrade<S> {
     /// What is preserved while the program serves: files that travel by descriptor, and memory that does not move. It may
     /// still be written to until its part is frozen.
     #[must_use]
-    pub fn prepare(mut self, step: impl Fn(&mut S, &mut Outgoing<Bundle>) -> Result<(), Fault> + 'static) -> Self {
+    pub fn prepare(
+        mut self,
+        step: impl Fn(&mut S, &mut Outgoing<Bundle>) -> Result<(), Fault> + Send + Sync + 'static,
+    ) -> Self {
         self.prepare = Box::new(step);
         self
     }
 
     /// What is preserved once everything stands still.
     #[must_use]
-    pub fn preserve(mut self, step: impl Fn(&mut S, &mut Outgoing<Bundle>) -> Result<(), Fault> + 'static) -> Self {
+    pub fn preserve(
+        mut self,
+        step: impl Fn(&mut S, &mut Outgoing<Bundle>) -> Result<(), Fault> + Send + Sync + 'static,
+    ) -> Self {
         self.preserve = Box::new(step);
         self
     }
 
     /// How long the blackout may last, from the first hook that freezes: over it, the handover is given up, as long as that
-    /// can be. Without it, it may last as long as the [patience](Upgrade::patience) does.
+    /// can be: until exec, where nobody keeps it, and until the successor has taken over. Hooks have limits of their own.
+    /// Without it, it may last as long as the [patience](Upgrade::patience) does.
     #[must_use]
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = Some(budget);
@@ -201,8 +210,9 @@ impl<S> Upgrade<S> {
     /// goes on: then everything that was frozen has been unfrozen, in reverse, and nothing is preserved.
     ///
     /// It works on the thread that calls it, also while it waits for the other side. Until the parts are frozen the other
-    /// threads of the program serve; a program of one thread does not serve meanwhile, and should have little
-    /// [patience](Upgrade::patience) with `hello` and `prepare`, which take an honest successor a millisecond.
+    /// threads of the program serve; a program of one thread does not serve meanwhile: it should wait until the caller
+    /// [is ready](super::Caller::is_ready), and have little [patience](Upgrade::patience) with `hello` and `prepare`, which
+    /// take an honest successor a millisecond.
     ///
     /// # Panics
     /// When a hook does. What was frozen is unfrozen first, and the successor does not take over; the memory is dropped with
