@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use kho::abi;
 use kho::compat::{Compat, CompatList};
-use kho::files::{self, FilesNode};
-use kho::handover::{Incoming, Registry, Restored};
+use kho::files::{self, Files, FilesNode};
+use kho::handover::{Handle, Incoming, Registry, Restored};
 use kho::payload::{Bytes, BytesNode};
 use kho::transport::{
     Arrival, Bundle, Call, Caller, Door, Exec, Left, Part, Patience, Program, Stayed, Ticket, Upgrade, Whose,
@@ -24,6 +24,7 @@ use common::*;
 use rustix::process::WaitOptions;
 
 const STATE: CompatList<'static> = CompatList::new(Compat::new("test-living", 1), &[]);
+const NEXT: CompatList<'static> = CompatList::new(Compat::new("test-living", 2), &[]);
 
 kho::manifest! {
     static MANIFEST = [both("state", &[STATE]), both(abi::files::NODE, &[files::MADE_OF])];
@@ -37,6 +38,21 @@ fn role() {
         ("refuses", || {
             let Arrival { incoming, turn, .. } = arrive();
             turn.refuse(incoming, "not today").unwrap();
+        }),
+        ("is slow", || {
+            let (_restored, turn) = arrive().restore(&registry().0).unwrap();
+            std::thread::sleep(Duration::from_secs(3));
+            assert_eq!(
+                turn.take().unwrap_err().to_string().split(": found").next(),
+                Some("peer-serves: predecessor: budget: blackout")
+            );
+        }),
+        ("reads another version", || {
+            let mut other = Registry::new();
+            other.read("state", BytesNode { made_of: NEXT, limit: 8 });
+            let refused = arrive().restore(&other).unwrap_err();
+            assert!(refused.left.is_none());
+            println!("{refused}");
         }),
         ("kept", leave_with_a_keeper),
         ("kept: next", next_or_again),
@@ -97,16 +113,22 @@ fn take_over() {
     restored.finish().1.unwrap();
 }
 
-/// Restores all, and looks at all of it.
-fn restore(incoming: Incoming<Bundle>) -> Restored<Bundle> {
+fn registry() -> (Registry<Bundle>, Handle<Vec<u8>>, Handle<Files>) {
     let mut registry = Registry::of(&MANIFEST);
     let state = registry.read("state", BytesNode { made_of: STATE, limit: 8 });
     let files = registry.add(abi::files::NODE, FilesNode);
+    (registry, state, files)
+}
+
+/// Restores all, and looks at all of it.
+fn restore(incoming: Incoming<Bundle>) -> Restored<Bundle> {
+    let (registry, state, files) = registry();
     let mut restored = incoming.plan(&registry).accept().unwrap().restore().unwrap();
     assert_eq!(restored.take(&state).unwrap(), 42_u64.to_le_bytes());
     let mut files = restored.take(&files).unwrap();
     for (token, text) in [(1, "log"), (2, "late")] {
-        let mut found = vec![0; text.len()];
+    }
+    assert!(files.is_empty(), "a file that was taken back");
         File::from(files.take(token).unwrap()).read_exact_at(&mut found, 0).unwrap();
         assert_eq!(found, text.as_bytes());
     }
@@ -182,6 +204,55 @@ fn a_successor_that_refuses_leaves_the_predecessor_as_it_was() {
         assert!(stayed.bundle.arena().free_pages() > 0);
     }
     let (left, said) = meeting.upgrade(&mut service, "takes over");
+    assert!(left.is_ok() && said.contains("verdict: ok"), "{said}");
+}
+
+#[test]
+fn a_blackout_is_not_longer_than_its_budget() {
+    let meeting = Meeting::new();
+    let mut service = Service::new(42);
+    let child = meeting.start("is slow");
+    let upgrade = upgrade().budget(Duration::from_millis(150));
+    let caller = meeting.caller();
+    let began = Instant::now();
+    let stayed = upgrade.run(&mut service, Bundle::new(1 << 20).unwrap(), caller).unwrap_err();
+    assert!(stayed.to_string().starts_with("deliver: budget: blackout: found "), "{stayed}");
+    // The successor sleeps for 3 s, and the patience is one of 5.
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(service.frozen.is_empty());
+    let said = finished(child);
+    assert!(said.contains("verdict: ok"), "{said}");
+}
+
+#[test]
+fn what_the_plan_refuses_is_told_to_the_predecessor() {
+    let meeting = Meeting::new();
+    let mut service = Service::new(42);
+    let (left, said) = meeting.upgrade(&mut service, "reads another version");
+    let words = "/state: version-older: compatible: found test-living-v1, expected test-living-v2";
+    assert!(said.contains(words) && said.contains("verdict: ok"), "{said}");
+    let stayed = left.unwrap_err().to_string();
+    assert!(stayed.starts_with("deliver: refused: successor: ") && stayed.contains(words), "{stayed}");
+}
+
+#[test]
+fn a_file_that_was_sent_ahead_can_be_taken_back() {
+    let meeting = Meeting::new();
+    let mut service = Service::new(42);
+    let child = meeting.start("takes over");
+    let upgrade = Upgrade::new(&MANIFEST)
+        .part(part("listener"))
+        .prepare(|service: &mut Service, outgoing| {
+            outgoing.lend_file(1, &service.log)?;
+            outgoing.lend_file(3, memfd("closed meanwhile"))
+        })
+        .preserve(|service, outgoing| {
+            drop(outgoing.unpreserve_file(3).expect("it was added"));
+            outgoing.preserve_file(2, memfd("late"))?;
+            outgoing.preserve("state", &Bytes { made_of: STATE, bytes: &service.number.to_le_bytes() })
+        });
+    let left = upgrade.run(&mut service, Bundle::new(1 << 20).unwrap(), meeting.caller());
+    let said = finished(child);
     assert!(left.is_ok() && said.contains("verdict: ok"), "{said}");
 }
 

@@ -374,8 +374,8 @@ fn a_successor_that_does_not_take_its_turn() {
     let _alone = alone();
     let (meeting, mut service) = hostile();
     for (how, says) in [
-        ("drops its turn", "deliver: peer-closed: found "),
-        ("drops all", "deliver: peer-closed: found "),
+        ("drops its turn", "deliver: refused: successor: it gave up before it had taken over"),
+        ("drops all", "deliver: refused: successor: it gave up before it had taken over"),
         ("never takes it", "deliver: late: found nothing within "),
         ("finishes before", "deliver: refused: successor: finished"),
         ("writes before", "deliver: peer-closed: found "),
