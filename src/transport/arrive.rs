@@ -41,7 +41,7 @@ pub fn arrive() -> Result<Option<Parcel>, Fault> {
 #[derive(Debug)]
 pub(super) enum Came {
     /// A handover.
-    Parcel(Parcel),
+    Parcel(Box<Parcel>),
     /// The wish to keep one: a socket to who will leave.
     Keep(OwnedFd),
 }
@@ -50,7 +50,7 @@ pub(super) enum Came {
 pub(super) fn came() -> Result<Option<Came>, Fault> {
     let Some(variable) = std::env::var_os(VARIABLE) else { return Ok(None) };
     let Some(named) = parse(&variable).filter(|named| named.keeps && !sys::secure()) else {
-        return arrive().map(|parcel| parcel.map(Came::Parcel));
+        return arrive().map(|parcel| parcel.map(Box::new).map(Came::Parcel));
     };
     // Made by who started this process, which is named by its number.
     let Some((socket, _)) = ours(named.number, named.pid, named.nonce)? else { return Ok(None) };

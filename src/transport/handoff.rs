@@ -202,7 +202,7 @@ impl Arrival {
     pub fn take() -> Result<Option<Self>, NotTaken> {
         match arrive::came() {
             Ok(None) => Ok(None),
-            Ok(Some(Came::Parcel(parcel))) => Arrival::of(parcel).map(Some),
+            Ok(Some(Came::Parcel(parcel))) => Arrival::of(*parcel).map(Some),
             Ok(Some(Came::Keep(socket))) => keeper::keep(socket).map(Some),
             Err(fault) => Err(NotTaken { fault, parcel: None }),
         }
