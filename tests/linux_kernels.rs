@@ -73,15 +73,39 @@ fn x86_64_sessions_survive_two_updates_and_are_read_from_the_frozen_machine() {
     for kernel in kernels(Arch::X86) {
         let Some((log, frozen)) = two_updates(&kernel, "many", "kho_handover=1") else { return };
         let mut expected = Vec::from(TWO_UPDATES);
-        // The session of `kho luo`, after those of the library, and a whole handover.
-        expected.insert(1, "handover 0");
-        expected.splice(6..6, ["command 1", "handover 1"]);
+        // The session of `kho luo`, after those of the library, a whole handover, and a service.
+        expected.splice(1..1, ["handover 0", "serve-demo 0"]);
+        expected.splice(7..7, ["command 1", "handover 1", "serve-demo 1"]);
         expected.extend(["command 2", "handover 2"]);
         kernels::verdicts(&log, &expected);
+        served(&log);
         for Frozen { orders, .. } in frozen {
             assert!(orders[0] > 2000 && orders[1..] == [0; 9], "{orders:?}");
         }
     }
+}
+
+/// What `kho serve-demo` showed in both kernels: what the clients counted, and what they found again.
+#[track_caller]
+fn served(log: &str) {
+    let shown: Vec<&str> =
+        log.lines().filter_map(|line| line.trim_end().split_once("guest| ")).map(|(_, text)| text).collect();
+    let counts = |half: &str| -> Vec<Vec<u64>> {
+        let rows = shown.iter().filter_map(|line| line.strip_prefix(half)).filter(|row| !row.contains("ms"));
+        rows.map(|row| row.split_whitespace().take(7).map(|cell| cell.parse().unwrap()).collect()).collect()
+    };
+    // In the first kernel, and as the second one was told.
+    let (before, after) = (counts("session, before "), counts("session, after "));
+    assert!(before.len() == 2 && before[0] == before[1] && after.len() == 1, "{before:?} {after:?}\n{log}");
+    for (row, upgrades) in [(&before[0], 0), (&after[0], 1)] {
+        // Sent and answered, then what must be nothing.
+        assert!(row[0] == upgrades && row[1] > 10 && row[1] == row[2] && row[3..] == [0; 4], "{row:?}\n{log}");
+    }
+    let found = shown.iter().find_map(|line| line.strip_prefix("taken from session serve-demo: "));
+    let (keys, others) = found.unwrap().split_once(" keys, ").unwrap();
+    // A quarter of the slots, and 64 of each client.
+    assert_eq!((keys, others), ("8320", "0 not as before the kexec"), "{log}");
+    assert_eq!(shown.iter().filter(|line| **line == "nothing lost, nothing wrong").count(), 2, "{log}");
 }
 
 /// Folios of 2 MiB.

@@ -12,7 +12,7 @@ use kho::state::{State as _, States, StatesNode};
 use kho::transport::Bundle;
 
 use crate::demo::parts::{self, Row};
-use crate::serve::state::{self as served, Connection, Served};
+use crate::serve::state::{self as served, Connection, Keys, Known, Served};
 
 kho::manifest! {
     /// `kho manifest` of this very program.
@@ -35,7 +35,7 @@ kho::manifest! {
     ];
 }
 
-const STATES: &[&kho::state::Shape] = &[Served::SHAPE, Connection::SHAPE];
+const STATES: &[&kho::state::Shape] = &[Served::SHAPE, Connection::SHAPE, Known::SHAPE, Keys::SHAPE];
 
 /// The right to take what came, of each node once.
 pub(crate) struct Parts {

@@ -165,5 +165,5 @@ fn in_text_it_is_three_tables() {
     let again = json(0, &["serve-demo", "--transport", "unix", "--size", "2MiB", "--seconds", "0", "--kill", "0"]);
     assert_eq!(again["transports"][0]["kills"], serde_json::json!([]));
     let help = run(0, &["serve-demo", "--help"]);
-    assert!(help.contains("Examples:") && !help.contains("--role"), "{help}");
+    assert!(help.contains("Examples:") && help.contains("\"parked\"") && !help.contains("--role"), "{help}");
 }

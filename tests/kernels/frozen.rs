@@ -9,7 +9,7 @@ use kho::inspect::{Content, Decoded, Item, Opened, Options, Place, Session, Sess
 use kho::mem::{Image, Memory as _, PhysAddr};
 use kho::selftest::Rule;
 
-use super::scenario::{self, HANDOVER, Memfd, PAGE};
+use super::scenario::{self, HANDOVER, Memfd, PAGE, SERVED};
 
 /// A dump that is as it must be, for what is to be known beyond that.
 pub(crate) struct Frozen {
@@ -40,7 +40,7 @@ pub(crate) fn check(core: &Path, scenario: &str, release: &str, update: u64) -> 
 
     let wanted = scenario::sessions(scenario);
     let (whole, sessions): (Vec<&Session>, Vec<&Session>) =
-        sessions.iter().partition(|session| session.name.as_bytes() == HANDOVER.as_bytes());
+        sessions.iter().partition(|session| is_whole(session.name.as_bytes()));
     let names: Vec<String> = sessions.iter().map(|session| session.name.to_string()).collect();
     let wanted_names: Vec<&str> = wanted.iter().map(|session| &*session.name).collect();
     assert_eq!(names, wanted_names);
@@ -51,7 +51,12 @@ pub(crate) fn check(core: &Path, scenario: &str, release: &str, update: u64) -> 
     }
     let mut wanted_files: u64 = wanted.iter().map(|session| session.files.len() as u64).sum();
     for session in whole {
-        handover(&opened, session, update, &mut orders);
+        if session.name.as_bytes() == SERVED.as_bytes() {
+            assert_eq!(update, 1);
+            served(&opened, session);
+        } else {
+            handover(&opened, session, update, &mut orders);
+        }
         wanted_files += session.files.len() as u64;
     }
     extracted(&opened, &wanted);
@@ -65,7 +70,7 @@ pub(crate) fn check(core: &Path, scenario: &str, release: &str, update: u64) -> 
 /// The same bytes, as `kho extract` takes them out.
 fn extracted(opened: &Opened, wanted: &[scenario::Session]) {
     let mut items = opened.memfds();
-    items.retain(|item| !is_of_handover(item));
+    items.retain(|item| !matches!(item.place(), Place::File { session, .. } if is_whole(session.as_bytes())));
     let files = wanted.iter().flat_map(|session| session.files.iter().map(move |file| (&*session.name, file)));
     assert_eq!(items.len(), files.clone().count());
     for (item, (session, file)) in items.iter().zip(files) {
@@ -77,8 +82,33 @@ fn extracted(opened: &Opened, wanted: &[scenario::Session]) {
     }
 }
 
-fn is_of_handover(item: &Item<'_>) -> bool {
-    matches!(item.place(), Place::File { session, .. } if session.as_bytes() == HANDOVER.as_bytes())
+/// Whether a session has a whole handover, with an arena.
+fn is_whole(name: &[u8]) -> bool {
+    [HANDOVER, SERVED].iter().any(|whole| whole.as_bytes() == name)
+}
+
+/// The session of `kho serve-demo`: all of it is in the arena.
+fn served(opened: &Opened, session: &Session) {
+    let tokens: Vec<u64> = session.files.iter().map(|file| file.token).collect();
+    assert_eq!(tokens, [ARENA, ROOT]);
+    assert_eq!(nodes(&arena(opened, SERVED)), ["store", "served"]);
+}
+
+/// The bytes of the arena of a session.
+fn arena(opened: &Opened, session: &str) -> Vec<u8> {
+    let is_it = |item: &&Item<'_>| matches!(item.place(), Place::File { session: name, token: ARENA } if name.as_bytes() == session.as_bytes());
+    let mut bytes = Vec::new();
+    opened.stream(opened.memfds().iter().find(is_it).unwrap(), &mut bytes).unwrap();
+    bytes
+}
+
+/// What is preserved in an arena, which is as it must be.
+fn nodes(arena: &[u8]) -> Vec<String> {
+    let copy = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&copy, arena).unwrap();
+    let decoded = kho::inspect::open(&copy, &Options::default()).unwrap();
+    assert_eq!(decoded.errors, 0, "{:?}", decoded.findings);
+    decoded.nodes.iter().map(|node| node.name.to_string()).collect()
 }
 
 /// The session of a whole handover: its files, and what is in its arena.
@@ -95,18 +125,9 @@ fn handover(opened: &Opened, session: &Session, update: u64, orders: &mut [u64; 
     for (file, memfd) in files.zip(&wanted.files) {
         file_is(opened.image().unwrap(), file, memfd, HANDOVER, update, orders);
     }
-    let items = opened.memfds();
-    let arena = items.iter().filter(|item| is_of_handover(item));
-    let arena = arena.into_iter().find(|item| matches!(item.place(), Place::File { token: ARENA, .. })).unwrap();
-    let mut bytes = Vec::new();
-    opened.stream(arena, &mut bytes).unwrap();
-    assert_eq!(bytes.len() as u64, scenario::ARENA_SIZE);
-    let copy = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&copy, &bytes).unwrap();
-    let decoded = kho::inspect::open(&copy, &Options::default()).unwrap();
-    assert_eq!(decoded.errors, 0, "{:?}", decoded.findings);
-    let names: Vec<&str> = decoded.nodes.iter().map(|node| &*node.name).collect();
-    assert_eq!(names, ["bytes", "array", "state", "files"]);
+    let arena = arena(opened, HANDOVER);
+    assert_eq!(arena.len() as u64, scenario::ARENA_SIZE);
+    assert_eq!(nodes(&arena), ["bytes", "array", "state", "files"]);
 }
 
 fn content<'a>(decoded: &'a Decoded, name: &str) -> Option<&'a Content> {

@@ -21,6 +21,8 @@ pub(crate) const BY_COMMAND: &str = "by command";
 /// The session that the next kernel takes and closes, so that its file is freed.
 pub(crate) const CLOSED: &str = "closed";
 
+/// The session of `kho serve-demo`, in the first kernel.
+pub(crate) const SERVED: &str = "serve-demo";
 /// The session that has a whole handover.
 pub(crate) const HANDOVER: &str = "handover";
 /// Bytes of its arena.

@@ -14,8 +14,9 @@ use rustix::process::{Signal, WaitOptions, kill_process};
 use rustix::time::Timespec;
 
 use super::control::{self, Order, Said};
-use super::load::{Counts, Load, Random, ask};
+use super::load::{Address, Counts, Load, Random, ask};
 use super::report::{Kill, Stage, Upgraded};
+use super::state::Keys;
 use super::{Args, Life, Role, Transport, kill, server};
 
 pub(super) type Failed = Box<dyn Error>;
@@ -39,7 +40,7 @@ pub(super) struct Servers {
 }
 
 pub(super) fn run(args: &Args, transport: Transport, seed: u64) -> Result<Stage, Failed> {
-    let rest = Duration::try_from_secs_f64(args.seconds).map_err(|error| format!("--seconds: {error}"))?;
+    let rest = args.rest()?;
     let mut servers = Servers::new(transport, args.size)?;
     let pid = servers.start(Role::First)?;
     let (port, fixed) = match servers.hear(PATIENCE)? {
@@ -47,12 +48,13 @@ pub(super) fn run(args: &Args, transport: Transport, seed: u64) -> Result<Stage,
         other => return Err(unexpected(&other)),
     };
     servers.pid = pid;
-    let mut load = Load::start(port, fixed, args.clients, seed);
+    let address = Address::Port(port);
+    let mut load = Load::start(address.clone(), fixed, Keys::new(args.clients), seed);
     let (mut upgrades, mut kills) = (Vec::new(), Vec::new());
     let done = work(args, rest, seed, &mut servers, &load, (&mut upgrades, &mut kills));
     let (seen, mut told) = load.stop();
     match done {
-        Ok(()) => told.extend(differs(&seen.counts, args.upgrades, transport, &kills, port)),
+        Ok(()) => told.extend(differs(&seen.counts, args.upgrades, transport, &kills, &address)),
         // What could not be done is one thing; what was lost by it another, and worse.
         Err(error) if seen.counts.is_fine() => return Err(error),
         Err(error) => told.push(error.to_string()),
@@ -102,11 +104,11 @@ fn work(
 }
 
 /// What the service says of itself, against what the clients know.
-fn differs(seen: &Counts, upgrades: u64, transport: Transport, kills: &[Kill], port: u16) -> Option<String> {
+fn differs(seen: &Counts, upgrades: u64, transport: Transport, kills: &[Kill], address: &Address) -> Option<String> {
     // A keeper that goes on has taken over what it kept; a predecessor that lives has nothing to take.
     let more = kills.iter().filter(|kill| transport == Transport::Keeper || kill.took_over()).count();
     let upgrades = upgrades + u64::try_from(more).unwrap_or(0);
-    let asked = ask(port, "CHECK").and_then(|check| Ok((check, ask(port, "STAT")?)));
+    let asked = ask(address, "CHECK").and_then(|check| Ok((check, ask(address, "STAT")?)));
     let (check, stat) = match &asked {
         Ok((check, stat)) => (check.as_str(), stat.as_str()),
         Err(error) => return Some(format!("the service does not answer in the end: {error}")),

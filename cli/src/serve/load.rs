@@ -1,7 +1,9 @@
 //! The clients: each owns some keys, knows what they must be, and checks every answer.
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -10,10 +12,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::latency::Histogram;
+use super::state::Keys;
 use super::store::{FIXED, mix};
 
 /// Keys of each client.
-const KEYS: u64 = 64;
+pub(super) const KEYS: u64 = 64;
 /// An answer that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two batches: the machine has other things to do, the next process for one.
@@ -59,10 +62,19 @@ impl Counts {
     }
 }
 
+/// Where the service listens.
+#[derive(Clone, Debug)]
+pub(super) enum Address {
+    /// Of this machine, TCP
+    Port(u16),
+    /// A unix socket
+    Path(PathBuf),
+}
+
 /// What the clients know of what happens.
 #[derive(Debug)]
 struct Shared {
-    address: SocketAddr,
+    address: Address,
     /// Keys that are there from the beginning.
     fixed: u64,
     /// Odd while an upgrade is under way.
@@ -80,6 +92,8 @@ pub(super) struct Seen {
     pub(super) counts: Counts,
     /// At rest, during upgrades, and during those whose successor is killed.
     pub(super) latency: [Histogram; 3],
+    /// What its keys are now.
+    pub(super) keys: Vec<Keys>,
 }
 
 /// Clients, each a thread.
@@ -89,26 +103,26 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn start(port: u16, fixed: u64, clients: u64, seed: u64) -> Self {
+    /// Clients that go on from what they know.
+    pub(super) fn start(address: Address, fixed: u64, clients: Vec<Keys>, seed: u64) -> Self {
         let shared = Arc::new(Shared {
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            address,
             fixed,
             phase: AtomicU64::new(0),
             killing: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             told: Mutex::default(),
         });
-        let client = |number| {
+        let client = |keys: Keys| {
             let client = Client {
                 shared: shared.clone(),
-                number,
-                values: vec![0; usize::try_from(KEYS).unwrap_or(0)],
-                random: Random(mix(seed ^ mix(number))),
+                random: Random(mix(seed ^ mix(keys.number))),
+                keys,
                 seen: Seen::default(),
             };
             std::thread::spawn(move || client.run())
         };
-        Load { clients: (1..=clients).map(client).collect(), shared }
+        Load { clients: clients.into_iter().map(client).collect(), shared }
     }
 
     /// An upgrade begins, or is over.
@@ -130,6 +144,7 @@ impl Load {
                 Ok(seen) => {
                     all.counts.add(&seen.counts);
                     all.latency.iter_mut().zip(&seen.latency).for_each(|(all, seen)| all.merge(seen));
+                    all.keys.extend(seen.keys);
                 }
                 Err(_) => self.shared.tell("a client panicked".into()),
             }
@@ -168,16 +183,19 @@ impl Random {
 
 struct Client {
     shared: Arc<Shared>,
-    number: u64,
-    /// What its keys are.
-    values: Vec<u64>,
+    keys: Keys,
     random: Random,
     seen: Seen,
 }
 
+/// A connection of either kind.
+trait Stream: io::Read + io::Write {}
+
+impl<T: io::Read + io::Write> Stream for T {}
+
 /// A connection, and what came of the next answer.
 struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     rest: Vec<u8>,
 }
 
@@ -199,16 +217,12 @@ impl Client {
                 std::thread::sleep(PAUSE);
             }
         }
+        self.seen.keys.push(self.keys);
         self.seen
     }
 
     fn connect(&mut self) -> Option<Wire> {
-        let made = TcpStream::connect_timeout(&self.shared.address, PATIENCE).and_then(|stream| {
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            Ok(Wire { stream, rest: Vec::new() })
-        });
-        match made {
+        match Wire::to(&self.shared.address) {
             Ok(wire) => {
                 self.seen.counts.connections += 1;
                 self.seen.counts.connections_during += self.shared.phase.load(Ordering::SeqCst) % 2;
@@ -216,7 +230,7 @@ impl Client {
             }
             Err(error) => {
                 self.seen.counts.refused += 1;
-                self.shared.tell(format!("client {}: no connection: {error}", self.number));
+                self.shared.tell(format!("client {}: no connection: {error}", self.keys.number));
                 None
             }
         }
@@ -254,7 +268,7 @@ impl Client {
                 } else {
                     self.seen.counts.wrong += 1;
                     let request = request.trim_end();
-                    let number = self.number;
+                    let number = self.keys.number;
                     self.shared.tell(format!("client {number}: {request}: found {answer:?}, expected {expected:?}"));
                 }
             }
@@ -264,7 +278,7 @@ impl Client {
             self.seen.counts.lost += left;
             let timed_out = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
             self.seen.counts.closed += u64::from(!timed_out);
-            self.shared.tell(format!("client {}: {left} without an answer: {error}", self.number));
+            self.shared.tell(format!("client {}: {left} without an answer: {error}", self.keys.number));
             return false;
         }
         true
@@ -273,8 +287,8 @@ impl Client {
     /// A request, and the only right answer to it.
     fn request(&mut self) -> (String, String) {
         let at = self.random.below(KEYS);
-        let key = self.number << 32 | at;
-        let value = &mut self.values[usize::try_from(at).unwrap_or(0)];
+        let key = self.keys.key(at);
+        let value = &mut self.keys.values[usize::try_from(at).unwrap_or(0)];
         match self.random.below(10) {
             0..5 => {
                 *value = value.wrapping_add(1);
@@ -301,6 +315,23 @@ impl Client {
 }
 
 impl Wire {
+    fn to(address: &Address) -> io::Result<Self> {
+        let stream: Box<dyn Stream> = match address {
+            Address::Port(port) => {
+                let stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], *port)), PATIENCE)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                Box::new(stream)
+            }
+            Address::Path(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                Box::new(stream)
+            }
+        };
+        Ok(Wire { stream, rest: Vec::new() })
+    }
+
     /// The next line, without its end.
     fn line(&mut self) -> io::Result<String> {
         loop {
@@ -321,17 +352,15 @@ impl Wire {
 }
 
 /// Asks one thing on a connection of its own.
-pub(super) fn ask(port: u16, request: &str) -> io::Result<String> {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("{request}\n").as_bytes())?;
-    Wire { stream, rest: Vec::new() }.line()
+pub(super) fn ask(address: &Address, request: &str) -> io::Result<String> {
+    let mut wire = Wire::to(address)?;
+    wire.stream.write_all(format!("{request}\n").as_bytes())?;
+    wire.line()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::BufRead as _;
+    use std::io::{BufRead as _, Write as _};
     use std::net::TcpListener;
 
     use super::*;
@@ -339,7 +368,7 @@ mod tests {
     /// What clients see of a service that answers so; none closes the connection.
     fn seen(answer: fn(&str) -> Option<&'static str>) -> (Counts, Vec<String>) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let mut load = Load::start(listener.local_addr().unwrap().port(), 1, 1, 1);
+        let mut load = Load::start(Address::Port(listener.local_addr().unwrap().port()), 1, Keys::new(1), 1);
         let (stream, _) = listener.accept().unwrap();
         let mut lines = io::BufReader::new(stream.try_clone().unwrap()).lines();
         for _ in 0..20 {

@@ -7,6 +7,7 @@ mod latency;
 mod load;
 pub(crate) mod report;
 mod server;
+mod session;
 pub(crate) mod state;
 mod store;
 mod worker;
@@ -14,6 +15,7 @@ mod worker;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -34,7 +36,7 @@ pub(crate) enum Transport {
     Unix,
     /// exec, keeper and unix, one after the other
     All,
-    /// In a session of /dev/liveupdate, across a kexec
+    /// In a session of /dev/liveupdate, across a kexec: in two halves
     Session,
 }
 
@@ -47,27 +49,48 @@ pub(crate) enum Role {
     Next,
 }
 
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-A key-value server with its data in an arena, its listener and its clients are handed over to a new process, again and
-again, while clients in this command use it, open and close connections, and check every answer. Requests that are lost,
-answers that are wrong, connections that are closed or refused: all must be zero. With --kill a successor is killed at a
-random instant before it has taken over; the one before it, or its keeper, goes on.
+const HELP: &str = "\
+A key-value server with its data in an arena, its listener and its clients are
+handed over to a new process, again and again, while clients in this command use
+it, open and close connections, and check every answer. Requests that are lost,
+answers that are wrong, connections that are closed or refused: all must be
+zero. With --kill a successor is killed at a random instant before it has taken
+over; the one before it, or its keeper, goes on.
 
 Transports:
   exec      the process is replaced, and keeps its process id
-  keeper    the same, with a process beside it that goes on when the successor dies
+  keeper    the same, with a process beside it that goes on when the successor
+            dies
   unix      the successor is another process, which comes to a unix socket
-  session   in a session of /dev/liveupdate: needs a kernel with CONFIG_LIVEUPDATE, root, and a kexec, which no TCP
-            connection survives
+  session   in a session of /dev/liveupdate, across a kexec: needs root, and a
+            kernel with CONFIG_LIVEUPDATE that was booted with kho=on
+            liveupdate=on
+
+No connection and no process survives a kexec, so --transport session is run
+twice. Where the previous kernel left no session of that name, it is the first
+half: the service, which is in this command, is loaded for --seconds by clients
+at a unix socket. When all is answered these end; data, state and what the
+clients know are put into the session; and the command says \"parked\", and holds
+the session until the kernel is left. Ended before that, even by SIGTERM, it
+hands over nothing. In the next kernel the same command is the second half: it
+takes the session, looks for every value that was answered, and loads the
+service again, by clients that go on from what they know. It has the --size and
+--clients of the first. Neither half heeds --upgrades and --kill.
 
 Examples:
   kho serve-demo
   kho serve-demo --transport unix --upgrades 20 --seconds 0.2
   kho serve-demo --transport keeper --kill 50 --seed 7
   kho serve-demo --transport all --format json
+  kho serve-demo --transport session &
+      when it has parked: kexec -s -l bzImage --reuse-cmdline && kho kexec now;
+      then, in the next kernel, the same
 
-Exit codes: 0 nothing was lost, 1 something was lost or wrong (it is named), 2 it could not be done.")]
+Exit codes: 0 nothing was lost, 1 something was lost or wrong (it is named), 2
+it could not be done.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub(crate) struct Args {
     /// By which way
     #[arg(long, value_enum, default_value = "all")]
@@ -87,6 +110,9 @@ pub(crate) struct Args {
     /// Bytes of the data
     #[arg(long, value_parser = parse_size, default_value = "64MiB", value_name = "SIZE")]
     size: u64,
+    /// Name of the session, by --transport session
+    #[arg(long, value_name = "NAME", default_value = "serve-demo")]
+    session: String,
     /// Of everything that is random; without it another one each time
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -103,6 +129,18 @@ pub(crate) struct Args {
     life: Option<u64>,
     #[arg(long, hide = true)]
     parent: Option<u32>,
+}
+
+impl Args {
+    /// How long the service is left alone.
+    fn rest(&self) -> Result<Duration, String> {
+        Duration::try_from_secs_f64(self.seconds).map_err(|error| format!("--seconds: {error}"))
+    }
+
+    /// Of everything that is random.
+    fn random(&self) -> u64 {
+        self.seed.unwrap_or_else(|| store::mix(crate::demo::now()) >> 32)
+    }
 }
 
 /// What a server is told when it is started.
@@ -123,22 +161,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     }
     let transports = match args.transport {
         Transport::All => vec![Transport::Exec, Transport::Keeper, Transport::Unix],
-        Transport::Session => return session(),
+        Transport::Session => return session::run(args),
         one => vec![one],
     };
     crate::demo::enough_memory(args.size.saturating_mul(2))?;
-    let seed = args.seed.unwrap_or_else(|| store::mix(crate::demo::now()) >> 32);
+    let seed = args.random();
     let stages = transports.into_iter().map(|transport| drive::run(args, transport, seed));
-    report::Report::new(args, seed, stages.collect::<Result<_, _>>()?).print(args.format)
-}
-
-/// By `kho::transport`'s way through a session, once it is there: the data and the state cross a kexec, and no descriptor
-/// but memfds does.
-fn session() -> Result<ExitCode, Box<dyn Error>> {
-    let device = kho::liveupdate::DEVICE;
-    if !std::path::Path::new(device).exists() {
-        let why = "it needs a kernel with CONFIG_LIVEUPDATE that was booted with kho=on liveupdate=on";
-        return Err(format!("--transport session: {device} is not there: {why}").into());
-    }
-    Err("--transport session: it ends in a kexec of this machine, which this command does not do; see `kho luo`".into())
+    report::Report::new(args.size, args.clients, seed, stages.collect::<Result<_, _>>()?).print(args.format)
 }

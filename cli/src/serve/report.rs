@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::Transport;
 use super::control::Measured;
 use super::latency::Latency;
 use super::load::{Counts, Seen};
-use super::{Args, Transport};
 use crate::demo::Format;
 use crate::units::{size, time};
 
@@ -29,8 +29,47 @@ pub(crate) struct Report {
     seed: u64,
     /// Whether nothing was lost and nothing was wrong.
     fine: bool,
-    /// One for each transport.
+    /// One for each transport; by a session, one before the kexec, and one after it.
     transports: Vec<Stage>,
+    /// What became of the session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<Session>,
+}
+
+/// On which side of a kexec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) enum Half {
+    /// In the kernel that is left
+    Before,
+    /// In the next one
+    After,
+}
+
+/// What became of a session.
+#[derive(Debug, Serialize)]
+#[serde(tag = "is", rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) enum Session {
+    /// It holds the service until the kernel is left.
+    Parked {
+        /// Its name.
+        name: String,
+        /// Bytes of memory that Linux gave to holes of the arena.
+        filled: u64,
+        /// Where the time went.
+        report: Measured,
+    },
+    /// The service was taken out of it.
+    Taken {
+        /// Its name.
+        name: String,
+        /// Keys that were looked at: those of the clients, and those that are there from the beginning.
+        keys: u64,
+        /// Of these, how many were not what the clients were told before the kexec.
+        other: u64,
+    },
 }
 
 /// What came of one transport.
@@ -38,6 +77,9 @@ pub(crate) struct Report {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Stage {
     transport: Transport,
+    /// On which side of the kexec, by a session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    half: Option<Half>,
     /// What the clients counted.
     counts: Counts,
     /// How long requests took, in nanoseconds.
@@ -69,7 +111,8 @@ pub(crate) struct Upgraded {
     pub(super) number: u64,
     /// The process that serves since.
     pub(super) pid: u32,
-    /// From when the command asked for it until it heard that the successor serves, in nanoseconds.
+    /// From when the command asked for it until it heard that the successor serves, in nanoseconds. By a session, the
+    /// blackout, from when it was parked until it was taken; the predecessor's steps are what the first half shows.
     pub(super) total_ns: u64,
     /// The successor's part of that: from its start, or from when its predecessor stood still.
     pub(super) successor_ns: u64,
@@ -113,10 +156,24 @@ impl Stage {
     ) -> Self {
         let [at_rest, during_upgrades, during_kills] = seen.latency.map(|histogram| histogram.latency());
         let latency_ns = Latencies { at_rest, during_upgrades, during_kills };
-        Stage { transport, counts: seen.counts, latency_ns, upgrades, kills_within_ns, kills, wrong }
+        Stage { transport, half: None, counts: seen.counts, latency_ns, upgrades, kills_within_ns, kills, wrong }
+    }
+
+    /// What came of one side of a kexec.
+    pub(super) fn half(half: Half, seen: Seen, upgrades: Vec<Upgraded>, wrong: Vec<String>) -> Self {
+        let stage = Stage::new(Transport::Session, seen, upgrades, (0, Vec::new()), wrong);
+        Stage { half: Some(half), ..stage }
     }
 
     fn name(&self) -> &'static str {
+        match self.half {
+            Some(Half::Before) => "session, before",
+            Some(Half::After) => "session, after",
+            None => self.transport(),
+        }
+    }
+
+    fn transport(&self) -> &'static str {
         match self.transport {
             Transport::Exec => "exec",
             Transport::Keeper => "keeper",
@@ -132,9 +189,13 @@ impl Stage {
 }
 
 impl Report {
-    pub(super) fn new(args: &Args, seed: u64, transports: Vec<Stage>) -> Self {
+    pub(super) fn new(size: u64, clients: u64, seed: u64, transports: Vec<Stage>) -> Self {
         let fine = transports.iter().all(Stage::is_fine);
-        Report { size: args.size, clients: args.clients, seed, fine, transports }
+        Report { size, clients, seed, fine, transports, session: None }
+    }
+
+    pub(super) fn session(self, session: Session) -> Self {
+        Report { session: Some(session), ..self }
     }
 
     pub(super) fn print(mut self, format: Format) -> Result<ExitCode, Box<dyn Error>> {
@@ -144,6 +205,9 @@ impl Report {
                 for upgraded in self.transports.iter_mut().flat_map(|stage| &mut stage.upgrades) {
                     upgraded.report.table.clear();
                     upgraded.predecessor_report.iter_mut().for_each(|report| report.table.clear());
+                }
+                if let Some(Session::Parked { report, .. }) = &mut self.session {
+                    report.table.clear();
                 }
                 serde_json::to_string_pretty(&self)? + "\n"
             }
@@ -194,8 +258,9 @@ impl Report {
         table(&mut text, &latency)?;
         for stage in &self.transports {
             if let Some(last) = stage.upgrades.last() {
-                let name = stage.name();
-                writeln!(text, "\nthe last upgrade by {name}: {} from the order to the answer", time(last.total_ns))?;
+                let (name, total) = (stage.transport(), time(last.total_ns));
+                let of = if stage.half.is_some() { "parked until taken" } else { "the order to the answer" };
+                writeln!(text, "\nthe last upgrade by {name}: {total} from {of}")?;
                 writeln!(text, "{}", last.report.table)?;
             }
         }
@@ -213,6 +278,17 @@ impl Report {
                 let line = format!("{:>9}  {:<19}  {why}", time(kill.after_ns), kill.verdict);
                 writeln!(text, "{}", line.trim_end())?;
             }
+        }
+        match &self.session {
+            Some(Session::Parked { name, filled, report }) => {
+                writeln!(text, "\nparked in session {name}, which fills {} of holes", size(*filled))?;
+                // It has begun, and ends in the next kernel.
+                text.push_str(report.table.trim_end_matches("no blackout"));
+            }
+            Some(Session::Taken { name, keys, other }) => {
+                writeln!(text, "\ntaken from session {name}: {keys} keys, {other} not as before the kexec")?;
+            }
+            None => {}
         }
         let verdict = if self.fine { "nothing lost, nothing wrong" } else { "SOMETHING WAS LOST OR WRONG" };
         writeln!(text, "\n{verdict}")?;

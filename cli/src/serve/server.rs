@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal};
 
 use super::control::{self, Measured, Order, Said};
 use super::state::{DOOR, LISTENER, SERVED, STORE, Served};
-use super::store::Store;
+use super::store::{BLOCK, Store};
 use super::worker::Worker;
 use super::{Life, Role};
 use crate::program::{self, MANIFEST};
@@ -75,7 +75,7 @@ fn die_with(parent: u32) -> Result<(), Failed> {
 fn first(life: &Life) -> Result<ExitCode, Failed> {
     // Room for the metadata of a handover, which is freed again after it.
     let mut bundle = Bundle::new(life.size.saturating_add(64 << 20))?;
-    let (store, fixed) = Store::new(&mut bundle, life.size)?;
+    let (store, fixed) = Store::new(&mut bundle, life.size, BLOCK)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let listener = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     rustix::net::bind(&listener, &SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0))?;

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::state;
 
 /// Bytes of each block of the arena.
-const BLOCK: u64 = 2 << 20;
+pub(super) const BLOCK: u64 = 2 << 20;
 /// Keys from here on are there from the beginning, and nobody changes them.
 pub(super) const FIXED: u64 = 1 << 63;
 
@@ -45,10 +45,10 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// A table of that size in new blocks, a quarter full of keys that stay as they are; and how many these are.
-    pub(super) fn new(bundle: &mut Bundle, size: u64) -> Result<(Self, u64), Box<dyn Error>> {
-        let order = Order::holding(BLOCK, bundle.geometry()).ok_or("no blocks of that size")?;
-        let blocks = size.div_ceil(BLOCK).max(1);
+    /// A table of that size in new blocks of so many bytes, a quarter full of keys that stay as they are; and how many these are.
+    pub(super) fn new(bundle: &mut Bundle, size: u64, block: u64) -> Result<(Self, u64), Box<dyn Error>> {
+        let order = Order::holding(block, bundle.geometry()).ok_or("no blocks of that size")?;
+        let blocks = size.div_ceil(block).max(1);
         let frames = (0..blocks).map(|_| bundle.alloc(order)).collect::<Result<Vec<_>, _>>()?;
         let mapping = bundle.arena().map_contiguous(frames).map_err(|failed| failed.error)?;
         let mut store = Store { mapping };
@@ -66,8 +66,12 @@ impl Store {
 
     /// The same, to be handed over.
     pub(super) fn as_array(&self) -> MappedArray<'_> {
-        let bytes = u64::try_from(self.mapping.len()).unwrap_or(0);
-        MappedArray { made_of: state::STORE_IS, mapping: &self.mapping, bytes }
+        MappedArray { made_of: state::STORE_IS, mapping: &self.mapping, bytes: self.bytes() }
+    }
+
+    /// Its size.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::try_from(self.mapping.len()).unwrap_or(0)
     }
 
     /// How many keys are there from the beginning.
@@ -128,7 +132,7 @@ mod tests {
     #[test]
     fn keys_are_found_again_and_what_is_broken_is_told() {
         let mut bundle = Bundle::new(16 << 20).unwrap();
-        let (mut store, fixed) = Store::new(&mut bundle, 1).unwrap();
+        let (mut store, fixed) = Store::new(&mut bundle, 1, BLOCK).unwrap();
         assert_eq!((store.slots().len(), fixed), (1 << 16, 1 << 14));
         assert_eq!((store.get(FIXED | 5), store.get(5)), (Some(mix(FIXED | 5)), None));
         assert_eq!((store.set(5, 7), store.set(5, 8), store.get(5)), (Some(true), Some(false), Some(8)));

@@ -107,6 +107,11 @@ struct News {
 }
 
 impl Connection {
+    /// Whether nothing waits for an answer, and no answer to be sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.input.is_empty() && self.output.is_empty()
+    }
+
     fn has_more(&self) -> bool {
         self.output.len() < OUTPUT && self.input.contains(&b'\n')
     }

@@ -10,7 +10,7 @@ use kho::liveupdate::inherited;
 use rustix::io::FdFlags;
 
 use crate::Fails;
-use crate::scenario::{self, BY_COMMAND, Session};
+use crate::scenario::{self, BY_COMMAND, SERVED, Session};
 use crate::sessions::{create, same};
 use crate::system::say;
 
@@ -94,6 +94,37 @@ pub(crate) fn take(wanted: &Session) -> Fails {
         if fs::read(format!("/tmp/{token}"))? != file.bytes(BY_COMMAND) {
             return Err(format!("other bytes of token {token}").into());
         }
+    }
+    Ok(())
+}
+
+/// The service that is used until the kernel is left, and again in the next one. Small: it is emulated.
+fn serve_demo() -> Command {
+    let mut command = Command::new("/kho");
+    command.args(["serve-demo", "--transport", "session", "--session", SERVED, "--size", "1MiB", "--clients", "2"]);
+    command.args(["--seconds", "0.3", "--seed", "7"]).stdin(Stdio::null());
+    command
+}
+
+/// Its first half, which stays and holds the session.
+pub(crate) fn serves() -> Fails<Child> {
+    let mut child = serve_demo().stdout(Stdio::piped()).spawn()?;
+    for line in BufReader::new(child.stdout.take().ok_or("no output")?).lines() {
+        let line = line?;
+        say(&format!("guest| {line}"));
+        if line.starts_with("parked: process ") {
+            return Ok(child);
+        }
+    }
+    Err(format!("it does not stay: {}", child.wait()?).into())
+}
+
+/// Its second half.
+pub(crate) fn serves_on() -> Fails {
+    let output = serve_demo().output()?;
+    String::from_utf8_lossy(&output.stdout).lines().for_each(|line| say(&format!("guest| {line}")));
+    if !output.status.success() || !output.stderr.is_empty() {
+        return Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)).into());
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ fn run(boot: u32) -> Fails {
     let live = option("kho_live").is_some();
     let altered = option("kho_altered").is_some();
     let whole = option("kho_handover").is_some();
-    let mut preserved = None;
+    let (mut preserved, mut served) = (None, None);
     if boot == 0 {
         if refusals {
             step("refusals before", || {
@@ -67,6 +67,10 @@ fn run(boot: u32) -> Fails {
         if whole {
             step("handover 0", || {
                 preserved = Some(handover::make()?);
+                Ok(())
+            })?;
+            step("serve-demo 0", || {
+                served = Some(command::serves()?);
                 Ok(())
             })?;
         }
@@ -92,6 +96,10 @@ fn run(boot: u32) -> Fails {
                 preserved = handover::take(boot, boot == last)?;
                 Ok(())
             })?;
+            // It goes no further: who runs it again makes a new one.
+            if boot == 1 {
+                step("serve-demo 1", command::serves_on)?;
+            }
         }
     }
     if boot == last {
@@ -103,7 +111,7 @@ fn run(boot: u32) -> Fails {
         system::wait_for_a_byte()?;
     }
     let left = system::kexec();
-    drop((held, preserved));
+    drop((held, preserved, served));
     left
 }
 
