@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -119,16 +120,20 @@ impl Door {
         let io = |errno: Errno| Fault::new(Code::Io).item("accept").found(errno);
         // Who listened last is whom the kernel names to those who connect: a predecessor that handed the door over, or a
         // successor that accepted before its turn.
-        if sys::peer(self.socket.as_fd()).is_ok_and(|[pid, ..]| pid != std::process::id()) {
+        let anew = sys::peer(self.socket.as_fd()).is_ok_and(|[pid, ..]| pid != std::process::id());
+        if anew {
             let _ = rustix::net::listen(&self.socket, BACKLOG);
         }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = match rustix::io::retry_on_intr(|| rustix::net::accept_with(&self.socket, flags)) {
-            Ok(socket) => socket,
-            Err(Errno::AGAIN | Errno::CONNABORTED) => return Ok(None),
-            Err(errno) => return Err(io(errno)),
+        let line = loop {
+            match rustix::io::retry_on_intr(|| rustix::net::accept_with(&self.socket, flags)) {
+                // Who connected when the door was another process's finds that, hangs up, and connects again.
+                Ok(socket) if anew && hangs_up(&socket) => {}
+                Ok(socket) => break Line::of(socket)?,
+                Err(Errno::AGAIN | Errno::CONNABORTED) => return Ok(None),
+                Err(errno) => return Err(io(errno)),
+            }
         };
-        let line = Line::of(socket)?;
         let refuse = |fault: Fault| {
             let _ = line.say(REFUSED, &[fault.to_string().as_bytes()], Wait::Never);
             Err(fault)
@@ -170,6 +175,17 @@ impl From<OwnedFd> for Door {
     fn from(socket: OwnedFd) -> Self {
         Door { socket, allowed: Vec::new(), busy: Arc::default() }
     }
+}
+
+/// Whether a caller hangs up before it has said anything. One that does not says so at once.
+fn hangs_up(socket: &OwnedFd) -> bool {
+    let wait = Wait::for_(Duration::from_millis(100));
+    while socket::recv_peek(socket.as_fd(), &mut [0]) == Err(Errno::AGAIN) {
+        if !wait.ready(socket.as_fd(), PollFlags::IN).unwrap_or(false) {
+            return false;
+        }
+    }
+    socket::recv_peek(socket.as_fd(), &mut [0]) == Ok(0)
 }
 
 /// From the end of a process that handed its door over until its successor accepts, at most.
