@@ -7,7 +7,7 @@ use rustix::fs::{FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::kind::{Kind, Looked, Route, look, system};
+use super::kind::{Kind, Looked, Route, is_page, look, system};
 use super::proc_info;
 use crate::abi::files::{EVENTFD_ID, EVENTFD_SEMAPHORE, PIDFD_INODE, Record};
 use crate::num::{bits_of, u64_of};
@@ -35,9 +35,10 @@ fn is_terminal(device: u64) -> bool {
 pub(super) fn record(token: u64, file: BorrowedFd<'_>) -> Result<Record, Fault> {
     let looked = look(file)?;
     let (detail, more) = details(&looked, file)?;
-    let Looked { kind, stat, status, .. } = looked;
+    let Looked { kind, stat, status, seals, .. } = looked;
     let descriptor = rustix::io::fcntl_getfd(file).map_err(system("F_GETFD"))?;
     let seals = match kind {
+        Kind::Memfd | Kind::Hugetlb if seals.is_some() => seals.unwrap_or(0),
         Kind::Memfd | Kind::Hugetlb => rustix::fs::fcntl_get_seals(file).map_err(system("F_GET_SEALS"))?.bits(),
         _ => 0,
     };
@@ -105,11 +106,6 @@ pub(super) fn record_again(known: &Record, file: BorrowedFd<'_>) -> Result<Recor
         more: 0.into(),
         ..*known
     })
-}
-
-/// Whether that is the size of a page of this machine.
-fn is_page(size: impl TryInto<usize>) -> bool {
-    size.try_into().is_ok_and(|size| size == rustix::param::page_size())
 }
 
 /// What only this kind has.

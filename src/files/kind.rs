@@ -147,6 +147,8 @@ pub(super) struct Looked {
     pub(super) kind: Kind,
     pub(super) stat: Stat,
     pub(super) status: OFlags,
+    /// Where they were asked for.
+    pub(super) seals: Option<u32>,
     /// Bytes of a block of its file system: with hugetlbfs, of a page.
     pub(super) block: u64,
     /// Whether its inode is of pidfs: no other process has it.
@@ -168,6 +170,14 @@ pub(super) fn look(file: BorrowedFd<'_>) -> Result<Looked, Fault> {
         return refuse("an O_PATH descriptor, which names a file that it has not opened");
     }
     let stat = rustix::fs::fstat(file).map_err(system("fstat"))?;
+    // Without a name, with seals, and with pages of the usual size: nothing else is so, and most files that travel are.
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 0 && is_page(stat.st_blksize)
+    {
+        if let Ok(seals) = rustix::fs::fcntl_get_seals(file) {
+            let seals = Some(seals.bits());
+            return Ok(Looked { kind: Kind::Memfd, stat, status, seals, block: 0, of_pidfs: false });
+        }
+    }
     let system_of = rustix::fs::fstatfs(file).map_err(system("fstatfs"))?;
     let magic = u64::try_from(system_of.f_type).unwrap_or(0);
     let kind = match FileType::from_raw_mode(stat.st_mode) {
@@ -183,7 +193,12 @@ pub(super) fn look(file: BorrowedFd<'_>) -> Result<Looked, Fault> {
         FileType::RegularFile | FileType::Unknown => anonymous(&proc_info::link(file)?),
     }?;
     let block = u64::try_from(system_of.f_bsize).unwrap_or(0);
-    Ok(Looked { kind, stat, status, block, of_pidfs: magic == PIDFS })
+    Ok(Looked { kind, stat, status, seals: None, block, of_pidfs: magic == PIDFS })
+}
+
+/// Whether that is the size of a page of this machine.
+pub(super) fn is_page(size: impl TryInto<usize>) -> bool {
+    size.try_into().is_ok_and(|size| size == rustix::param::page_size())
 }
 
 fn regular(file: BorrowedFd<'_>, stat: &Stat, magic: u64) -> Result<Kind, Fault> {
