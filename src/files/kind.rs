@@ -171,12 +171,13 @@ pub(super) fn look(file: BorrowedFd<'_>) -> Result<Looked, Fault> {
     }
     let stat = rustix::fs::fstat(file).map_err(system("fstat"))?;
     // Without a name, with seals, and with pages of the usual size: nothing else is so, and most files that travel are.
-    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 0 && is_page(stat.st_blksize)
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && stat.st_nlink == 0
+        && is_page(stat.st_blksize)
+        && let Ok(seals) = rustix::fs::fcntl_get_seals(file)
     {
-        if let Ok(seals) = rustix::fs::fcntl_get_seals(file) {
-            let seals = Some(seals.bits());
-            return Ok(Looked { kind: Kind::Memfd, stat, status, seals, block: 0, of_pidfs: false });
-        }
+        let seals = Some(seals.bits());
+        return Ok(Looked { kind: Kind::Memfd, stat, status, seals, block: 0, of_pidfs: false });
     }
     let system_of = rustix::fs::fstatfs(file).map_err(system("fstatfs"))?;
     let magic = u64::try_from(system_of.f_type).unwrap_or(0);
