@@ -39,7 +39,7 @@ pub(crate) fn millis(number: u64) -> Duration {
 
 /// Short enough for a test that waits until it is over.
 pub(crate) fn impatient() -> Patience {
-    Patience { hello: millis(150), prepare: millis(150), accept: millis(200), commit: millis(150) }
+    Patience { hello: millis(400), prepare: millis(400), accept: millis(500), commit: millis(400) }
 }
 
 /// A service: a number, a memfd of text, a block that it does not hand over, and what is frozen.
