@@ -122,9 +122,9 @@ impl<'a, S> Frozen<'a, S> {
         order(parts).map(drop)
     }
 
-    /// All of them, which are frozen.
-    pub(super) fn of(parts: &'a [Part<S>]) -> Result<Self, Fault> {
-        Ok(Frozen { parts: order(parts)? })
+    /// All of them, which are frozen. Parts without an order never were.
+    pub(super) fn of(parts: &'a [Part<S>]) -> Self {
+        Frozen { parts: order(parts).unwrap_or_default() }
     }
 
     /// Freezes all, or none.
@@ -199,6 +199,10 @@ mod tests {
         let mut log = Log::new();
         Frozen::all(&parts, &mut log).unwrap().undo(&mut log);
         assert_eq!(log.join(" "), "+vcpus +net +disk +log -log -disk -net -vcpus");
+        // So does who was frozen by somebody else, and goes on.
+        let mut log = Log::new();
+        Frozen::of(&parts).undo(&mut log);
+        assert_eq!(log.join(" "), "-log -disk -net -vcpus");
     }
 
     #[test]

@@ -115,9 +115,7 @@ impl Way for Exec<'_> {
             Ok(own) => own,
             Err(fault) => return Err((fault, finished)),
         };
-        report.gather(Whose::Predecessor);
-        Report::begin();
-        let text = report.to_text(Whose::Predecessor);
+        let text = report.so_far();
         let bundle = finished.memory();
         if let Some(keeper) = &self.keeper {
             let other = Other { baton: keeper.0.baton.as_fd(), process: own.as_fd(), line: None };

@@ -72,9 +72,7 @@ impl Way for Caller {
             Ok(made) => made,
             Err(fault) => return Err((fault, finished)),
         };
-        report.gather(Whose::Predecessor);
-        Report::begin();
-        let text = report.to_text(Whose::Predecessor);
+        let text = report.so_far();
         let other = Other { baton: baton.as_fd(), process: process.as_fd(), line: None };
         let time = decide::within(leaving.patience.accept, leaving.budget, report);
         let sent = send(&self.line, finished.memory(), &self.early, other, &text, Wait::for_(time));

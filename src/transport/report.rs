@@ -62,6 +62,13 @@ impl Report {
         self.timings.extend(trace::recorded().into_iter().map(timing));
     }
 
+    /// What the predecessor has measured so far, for who takes over; it goes on measuring.
+    pub(super) fn so_far(&mut self) -> String {
+        self.gather(Whose::Predecessor);
+        Report::begin();
+        self.to_text(Whose::Predecessor)
+    }
+
     /// Adds a whole step that was measured otherwise.
     pub(super) fn add(&mut self, of: Whose, step: &str, nanos: u64) {
         self.timings.push(Timing { of, step: step.to_owned(), node: "/".to_owned(), nanos });

@@ -301,7 +301,7 @@ impl Preserved {
 /// let parked = upgrade.run(&mut service, Bundle::new(16 << 20)?, way)?;
 /// println!("{}\n{}", parked.report, parked.preserved.told().findings);
 /// // Now the kernel is left. Where that fails, the program goes on:
-/// let bundle = upgrade.resume(&mut service, parked)?;
+/// let bundle = upgrade.resume(&mut service, parked);
 /// # Ok(())
 /// # }
 /// ```

@@ -10,7 +10,7 @@ use super::report::{Report, Whose};
 use super::{Bundle, Parked, door};
 use crate::compat::Terms;
 use crate::files::Beside as _;
-use crate::handover::{Finished, Outgoing, Verdict};
+use crate::handover::{Finished, Outgoing, Unfinished, Verdict};
 use crate::manifest::Manifest;
 use crate::report::{Code, Fault, Finding, Findings};
 use crate::trace::Stopwatch;
@@ -313,14 +313,11 @@ impl<S> Upgrade<S> {
         }
     }
 
-    /// Goes on, where the kernel was not left after all: takes everything back and unfreezes.
-    ///
-    /// # Errors
-    /// [`Code::Io`] when the arena cannot forget that it was finished; the program goes on, and the memory is lost.
-    pub fn resume(&self, service: &mut S, parked: Parked) -> Result<Bundle, Fault> {
-        let outgoing = parked.preserved.cancel();
-        Frozen::of(&self.parts)?.undo(service);
-        outgoing.map(Outgoing::into_memory).map_err(|unfinished| unfinished.fault)
+    /// Goes on, where the kernel was not left after all: takes everything back, unfreezes, and gives the memory.
+    pub fn resume(&self, service: &mut S, parked: Parked) -> Bundle {
+        let outgoing = unfinished(parked.preserved.cancel());
+        Frozen::of(&self.parts).undo(service);
+        outgoing.into_memory()
     }
 
     /// The last step; back to how it was before it was finished when it fails.
@@ -346,16 +343,18 @@ impl<S> Upgrade<S> {
             }
         };
         result.map_err(|(fault, finished)| {
-            let mut outgoing = match finished.cancel() {
-                Ok(outgoing) => outgoing,
-                // What cannot be forgotten is of no harm: nobody was told where it is.
-                Err(unfinished) => unfinished.outgoing,
-            };
+            let mut outgoing = unfinished(finished.cancel());
             // A successor that did not take over had the memory, and may have used what was free in it.
             outgoing.memory_mut().distrust();
             ("deliver", fault, outgoing)
         })
     }
+}
+
+/// The handover as it was before it was finished. An arena that cannot forget where its root was is of no harm: nobody has
+/// been told of it, or has it any more.
+fn unfinished(cancelled: Result<Outgoing<Bundle>, Unfinished<Bundle>>) -> Outgoing<Bundle> {
+    cancelled.unwrap_or_else(|unfinished| unfinished.outgoing)
 }
 
 /// Whether this way carries every file.
